@@ -1,0 +1,34 @@
+"""Everything is configured in settings.ini, which nbdev reads too."""
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import setup
+
+root = Path(__file__).resolve().parent
+parser = ConfigParser(delimiters=["="], interpolation=None)
+parser.read(root / "settings.ini", encoding="utf-8")
+settings = parser["DEFAULT"]
+
+setup(
+    name=settings["lib_name"],
+    version=settings["version"],
+    description=settings["description"],
+    long_description=(root / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author=settings["author"],
+    author_email=settings["author_email"],
+    url=settings["git_url"],
+    keywords=settings["keywords"].split(),
+    license="Apache-2.0",
+    packages=["transfer_nbs"],
+    package_data={"transfer_nbs": ["weights/*"]},
+    include_package_data=True,
+    python_requires=f">={settings['min_python']}",
+    install_requires=settings["requirements"].split(),
+    extras_require={
+        "dev": settings["dev_requirements"].split(),
+        "kaggle": settings["kaggle_requirements"].split(),
+    },
+    entry_points={"console_scripts": settings["console_scripts"].split()},
+    zip_safe=False,
+)
