@@ -9,6 +9,7 @@ __all__ = ['BUNDLED_ARCH', 'BUNDLED_WEIGHTS', 'ShallowTracer', 'network_steps', 
 
 # %% ../nbs/02_backbone.ipynb #cell-3
 import difflib
+import urllib.request
 from collections import OrderedDict
 from collections.abc import Callable
 from importlib.resources import files
@@ -150,6 +151,7 @@ def _imagenet_weights(arch: str) -> dict[str, torch.Tensor]:
     name = weights.url.rsplit("/", 1)[1]
     cached = Path(torch.hub.get_dir()) / "checkpoints" / name
     try:
+        if not cached.exists(): urllib.request.urlopen(weights.url, timeout=15).close()  # is there a connection at all?
         return weights.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ConnectionError(f"can't download the ImageNet weights of {arch} ({error}): connect to the internet, "
@@ -254,6 +256,7 @@ def describe_body(
     "Where a body differs from a ResNet's in a way that changes what a technique does."
     notes = []
     if not bn_layers(body): notes.append("no BN: bn_eval equals feature_extractor, bn_trainable trains the head alone")
-    if any(node.target is tokens_to_map for node in body.graph.nodes):
-        notes.append("no feature map: patch tokens laid out as one, at one image size only")
+    targets = [node.target for node in body.graph.nodes]
+    if tokens_to_map in targets: notes.append("no feature map: patch tokens laid out as one, at one image size only")
+    if "permute" in targets: notes.append("feature maps with channels last, put first by its final step")
     return "; ".join(notes)

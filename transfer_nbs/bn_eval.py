@@ -10,7 +10,9 @@ from functools import partial
 
 import torch
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.data import DataLoader
+from torchvision.ops import StochasticDepth
 
 from .backbone import bn_layers
 from .data import start_epoch
@@ -69,10 +71,12 @@ def compute_features(
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:  # batches of features (N, C, h, w) and labels (N,), in the loader's order
     """What a frozen body makes of one epoch of images, to train heads on.
 
-    Raises ValueError where a BN layer is in train mode: then features depend on the batch and can't be reused.
+    Raises ValueError where a BN layer or dropout is in train mode: then features depend on the batch or on chance.
     """
     if any(layer.training for layer in bn_layers(body).values()):
         raise ValueError("this body has BN layers in train mode, so its features depend on the batch: call set_bn_eval first")
+    if any(layer.training and layer.p > 0 for layer in body.modules() if isinstance(layer, (_DropoutNd, StochasticDepth))):
+        raise ValueError("this body has dropout in train mode, so its features depend on chance: call eval() on it first")
     device = next(body.parameters()).device
     precision = precision or choose_precision(device)
     start_epoch(loader, epoch)

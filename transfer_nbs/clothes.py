@@ -235,7 +235,7 @@ def draw_cloth(
     cloth = Image.fromarray(index.astype(np.uint8))
     cloth.putpalette(colours.astype(np.uint8).tobytes())
     cloth = cloth.convert("RGB")
-    if pattern is denim: cloth = to_image(np.asarray(cloth) * (.75 + .5 * noise(rng, side, 4))[..., None])
+    if pattern is denim: cloth = to_image(np.asarray(cloth) * (.85 + .3 * noise(rng, side, 4))[..., None])
     return cloth
 
 def to_image(
@@ -843,10 +843,11 @@ def draw_in_workers(
     (reader, writer), processes = os.pipe(), []
     with open(reader, "rb", buffering=0) as lines, tempfile.TemporaryFile() as complaints:
         try:
-            for task in tasks:
-                command = [sys.executable, "-c", WORKER, task]
-                processes.append(subprocess.Popen(command, stdout=writer, stderr=complaints, env=environment))
-            os.close(writer)
+            try:
+                for task in tasks:
+                    command = [sys.executable, "-c", WORKER, task]
+                    processes.append(subprocess.Popen(command, stdout=writer, stderr=complaints, env=environment))
+            finally: os.close(writer)  # the workers have it now; when the last of them ends, so do the lines
             while some := lines.read(4096): yield len(some)
             if any([process.wait() for process in processes]):
                 complaints.seek(0)

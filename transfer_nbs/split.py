@@ -18,7 +18,7 @@ import imagehash
 import numpy as np
 import pandas as pd
 from fastcore.script import call_parse
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
@@ -103,11 +103,13 @@ def open_image(
 
     Raises ValueError, naming the file, where it can't be decoded."""
     try:
-        with Image.open(path) as image: return _to_rgb(ImageOps.exif_transpose(image))
+        with open(path, "rb") as file:  # given the path, Pillow maps the file and garbles a TIFF that is to be turned
+            return _to_rgb(ImageOps.exif_transpose(Image.open(file)))
     except (FileNotFoundError, PermissionError, IsADirectoryError): raise
     except Exception as error:  # a broken file makes Pillow raise almost anything
+        reason = "no known image format" if isinstance(error, UnidentifiedImageError) else error
         remedy = "remove it or put a sound copy in its place"
-        raise ValueError(f"{path}: can't be decoded as an image ({error}); {remedy}") from error
+        raise ValueError(f"{path}: can't be decoded as an image ({reason}); {remedy}") from error
 
 def _to_rgb(
     image: Image.Image, # any mode

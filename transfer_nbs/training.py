@@ -232,10 +232,11 @@ def fit(
     *,
     groups: Groups = body_and_head,  # model to lists of parameters
     epochs: int = 2,  # in all, divided among the phases
-    lr: float = 1e-3,  # multiplied by the rate of each group
+    lr: float = 0.002,  # multiplied by the rate of each group
     seed: int = 0,  # of all that is random in training, such as dropout
     precision: Precision | None = None,  # None: choose for the model's device
     bar: tqdm | None = None,  # a progress bar to move on by each image; None: show one
+    evaluations: list[Evaluation] | None = None,  # gets the evaluation of each epoch, where one wants more than its row
 ) -> pd.DataFrame:  # a row for each epoch: phase, epoch, loss and accuracy on both sets
     """Train a model through the phases of a recipe, and evaluate it after each epoch.
 
@@ -259,6 +260,7 @@ def fit(
                 start_epoch(train_loader, len(history))
                 train_loss, train_accuracy = train_epoch(model, train_loader, optimizer, precision=precision, bar=bar)
                 valid = evaluate(model, valid_loader, precision=precision, bar=bar)
+                if evaluations is not None: evaluations.append(valid)
                 history.append(dict(phase=number, epoch=len(history) + 1, train_loss=train_loss, train_accuracy=train_accuracy,
                                     valid_loss=valid.loss, valid_accuracy=valid.accuracy))
     if own_bar is not None: own_bar.close()

@@ -1,0 +1,161 @@
+"""The commands, driven from outside as a user does: on small data, end to end, and with everything that users get wrong."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+BIN = Path(sys.executable).parent
+REAL = Path(__file__).resolve().parent.parent.parent / "shared" / "real"
+RESULTS = "recipe,seed,valid_accuracy,valid_correct,valid_total,trained_parameters,seconds,images_per_second,peak_memory_mb".split(",")
+MEASURED = ["seconds", "images_per_second", "peak_memory_mb"]
+QUICK = ["--epochs", "1", "--seeds", "2", "--size", "32", "--recipes", "bn_eval,deeper_head,from_scratch"]
+
+
+def run(*command, **environment):
+    command = [str(part) for part in command]
+    return subprocess.run([str(BIN / command[0]), *command[1:]], env={**os.environ, **environment}, capture_output=True, text=True)
+
+
+def assert_one_line_error(done, *words):
+    "Exit status 2 and a single line on standard error that holds all of the words."
+    assert done.returncode == 2, done.stdout + done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and "Traceback" not in lines[0], done.stderr
+    for word in words: assert str(word) in lines[0], lines[0]
+
+
+@pytest.fixture(scope="session")
+def clothes(tmp_path_factory):
+    "Sixty drawn figures of 40 pixels, in two classes."
+    folder = tmp_path_factory.mktemp("data") / "clothes"
+    done = run("transfer_clothes", folder, "--n", "60", "--size", "40")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def compared(clothes, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "first"
+    done = run("transfer_compare", clothes, *QUICK, "--out", out)
+    assert done.returncode == 0, done.stderr
+    return out, done
+
+
+def test_compare_writes_what_it_promises(compared):
+    out, done = compared
+    results, summary = pd.read_csv(out / "results.csv"), pd.read_csv(out / "summary.csv")
+    assert list(results) == RESULTS and len(results) == 6
+    assert list(summary) == "recipe,runs,mean,low,high,errors,seconds,verdict".split(",") and len(summary) == 3
+    assert (summary.low <= summary["mean"]).all() and (summary["mean"] <= summary.high).all()
+    assert (summary.verdict == "best").sum() == 1
+    assert (results.valid_correct / results.valid_total - results.valid_accuracy).abs().max() < 1e-6
+    assert set(json.loads((out / "run.json").read_text())["settings"]["recipes"]) == set(summary.recipe)
+    with Image.open(out / "compare.png") as picture: assert picture.width > 500
+    assert all(name in done.stdout for name in summary.recipe)
+    assert not list(out.rglob("*.part"))
+
+
+def test_compare_twice_gives_the_same(compared, clothes, tmp_path):
+    out, _ = compared
+    assert run("transfer_compare", clothes, *QUICK, "--out", tmp_path / "again").returncode == 0
+    first, again = (pd.read_csv(folder / "results.csv").drop(columns=MEASURED) for folder in (out, tmp_path / "again"))
+    pd.testing.assert_frame_equal(first, again)
+
+
+def test_compare_goes_on_and_does_not_repeat(compared, clothes, tmp_path):
+    out = tmp_path / "copy"
+    shutil.copytree(compared[0], out)
+    before = (out / "results.csv").read_text()
+    (out / "runs" / "deeper_head-1.json").unlink()
+    (out / "results.csv").unlink()
+    kept = {path.name: path.stat().st_mtime_ns for path in (out / "runs").iterdir()}
+    done = run("transfer_compare", clothes, *QUICK, "--out", out)
+    assert done.returncode == 0 and "5 of 6 runs are there already" in done.stdout + done.stderr
+    assert {name: (out / "runs" / name).stat().st_mtime_ns for name in kept} == kept
+    again = pd.read_csv(out / "results.csv").drop(columns=MEASURED)
+    pd.testing.assert_frame_equal(again, pd.read_csv(compared[0] / "results.csv").drop(columns=MEASURED))
+    assert before.splitlines()[0] == (out / "results.csv").read_text().splitlines()[0]
+
+
+def test_compare_refuses_other_settings(compared, clothes):
+    out, _ = compared
+    before = (out / "results.csv").read_text()
+    assert_one_line_error(run("transfer_compare", clothes, *QUICK, "--lr", "0.5", "--out", out), "lr 0.002, not 0.5")
+    assert (out / "results.csv").read_text() == before
+
+
+def test_compare_names_what_is_wrong(clothes, tmp_path):
+    out = ["--out", tmp_path / "out"]
+    letter = tmp_path / "letter.pth"
+    letter.write_text("no weights")
+    (tmp_path / "one" / "only").mkdir(parents=True)
+    Image.new("RGB", (40, 40)).save(tmp_path / "one" / "only" / "a.png")
+    assert_one_line_error(run("transfer_compare", tmp_path / "gone", *out), tmp_path / "gone")
+    assert_one_line_error(run("transfer_compare", tmp_path / "one", *out), "only one class")
+    assert_one_line_error(run("transfer_compare", clothes, "--recipes", "bn_evil", *out), "bn_evil", "bn_eval")
+    assert_one_line_error(run("transfer_compare", clothes, "--arch", "resnet81", *out), "resnet81", "resnet18")
+    assert_one_line_error(run("transfer_compare", clothes, "--arch", "resnet34", *out), "bundled weights are resnet18's")
+    assert_one_line_error(run("transfer_compare", clothes, "--weights", letter, *out), letter, "no checkpoint")
+    assert_one_line_error(run("transfer_compare", clothes, "--out", letter), letter, "choose another --out")
+    assert not (tmp_path / "out" / "run.json").exists()
+
+
+def test_imagenet_weights_without_a_network(clothes, tmp_path):
+    "No route to the outside: a proxy that refuses every connection."
+    offline = dict(https_proxy="http://127.0.0.1:9", http_proxy="http://127.0.0.1:9", TORCH_HOME=str(tmp_path / "hub"))
+    done = run("transfer_compare", clothes, "--arch", "mobilenet_v3_small", "--weights", "imagenet", "--out", tmp_path / "out", **offline)
+    assert_one_line_error(done, "can't download the ImageNet weights of mobilenet_v3_small", "--weights bundled")
+
+
+def test_imagenet_weights_from_the_cache(clothes, tmp_path):
+    "A file put where the download would have put it is used, without a network."
+    from torchvision import models
+    weights = models.get_model_weights("mobilenet_v3_small").DEFAULT
+    cached = tmp_path / "hub" / "hub" / "checkpoints" / weights.url.rsplit("/", 1)[1]
+    cached.parent.mkdir(parents=True)
+    torch.save(models.mobilenet_v3_small().state_dict(), cached)
+    offline = dict(https_proxy="http://127.0.0.1:9", TORCH_HOME=str(tmp_path / "hub"))
+    done = run("transfer_compare", clothes, "--arch", "mobilenet_v3_small", "--weights", "imagenet", "--size", "64", "--epochs", "1", "--seeds", "1",
+               "--recipes", "bn_eval", "--out", tmp_path / "out", **offline)
+    assert done.returncode == 0, done.stderr
+
+
+def test_split_is_made_once(clothes, tmp_path):
+    dest = tmp_path / "split"
+    assert run("transfer_split", clothes, dest).returncode == 0
+    table = pd.read_csv(dest / "split.csv")
+    assert list(table) == ["file", "class", "split", "hash"] and len(table) == 60
+    assert (table.groupby("class").split.apply(lambda side: (side == "valid").sum()) == 6).all()
+    before = {path: path.lstat().st_mtime_ns for path in dest.rglob("*")}
+    assert run("transfer_split", clothes, dest).returncode == 0
+    assert {path: path.lstat().st_mtime_ns for path in dest.rglob("*")} == before
+    assert_one_line_error(run("transfer_split", clothes, dest, "--seed", "1"), dest, "seed")
+    assert run("transfer_compare", dest, *QUICK, "--recipes", "bn_eval", "--out", tmp_path / "out").returncode == 0
+
+
+def test_pretrain_goes_on(tmp_path):
+    tiny = ["--classes", "8", "--images", "10", "--epochs", "1", "--size", "32"]
+    assert run("transfer_pretrain", "--out", tmp_path / "a", *tiny).returncode == 0
+    card = json.loads((tmp_path / "a" / "resnet18_formulas.json").read_text())
+    assert card["settings"]["classes"] == 8 and 0 <= card["source_accuracy"] <= 1
+    assert (tmp_path / "a" / "resnet18_formulas.safetensors").stat().st_size < 25e6
+    assert_one_line_error(run("transfer_pretrain", "--out", tmp_path / "a", *tiny, "--seed", "1"), "seed")
+
+
+@pytest.mark.skipif(not (REAL / "hymenoptera").is_dir(), reason=f"the real photographs are not at {REAL}")
+def test_real_photographs_with_imagenet_weights(tmp_path):
+    "A linear head on ImageNet features tells ants from bees, and the stray GIF is survived."
+    done = run("transfer_compare", REAL / "hymenoptera", "--arch", "mobilenet_v2", "--weights", REAL / "weights" / "mobilenet_v2_imagenet.pth",
+               "--size", "224", "--seeds", "5", "--recipes", "bn_eval", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "imageNotFound.gif" in done.stderr
+    summary = pd.read_csv(tmp_path / "out" / "summary.csv")
+    assert summary["mean"][0] >= 0.94

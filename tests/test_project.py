@@ -1,0 +1,88 @@
+"""What a notebook can't check about itself: that the package, its notebooks and its pages belong together."""
+
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from make_readme import readme
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
+MODULES = sorted(path.stem for path in (ROOT / "transfer_nbs").glob("*.py") if not path.stem.startswith("_"))
+BIN = Path(sys.executable).parent
+
+
+def run(*command, cwd=ROOT, **environment):
+    "Run a command to its end; its exit status and output are in what is returned."
+    return subprocess.run([str(part) for part in command], cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs(notebook):
+    "nbdev_test: every cell runs, and every assertion in it holds."
+    done = run(BIN / "nbdev_test", "--path", notebook, "--n_workers", "1", TQDM_DISABLE="1", MPLBACKEND="agg")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_module_imports_alone(module):
+    "A name that is imported only in an unexported cell works on the page and breaks the package."
+    done = run(sys.executable, "-W", "error::SyntaxWarning", "-c", f"from transfer_nbs.{module} import *", cwd=ROOT.parent)
+    assert done.returncode == 0, done.stderr
+
+
+def test_article_definitions():
+    "Every definition of the article is in `transfer_nbs.all`, under its name."
+    names = "freeze unfreeze set_bn_eval update_lr AdaptiveConcatPooling get_model create_body".split()
+    done = run(sys.executable, "-c", f"from transfer_nbs.all import {', '.join(names)}", cwd=ROOT.parent)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    "A copy of the project in which everything was exported and cleaned anew."
+    copy = tmp_path_factory.mktemp("copy") / "project"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "runs", "build", "*.egg-info", "__pycache__"))
+    for command in ("nbdev_export", "nbdev_clean"):
+        done = run(BIN / command, cwd=copy)
+        assert done.returncode == 0, done.stderr
+    return copy
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_module_is_exported(module, exported):
+    assert (ROOT / "transfer_nbs" / f"{module}.py").read_text() == (exported / "transfer_nbs" / f"{module}.py").read_text(), "run nbdev_export"
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_is_clean(notebook, exported):
+    assert notebook.read_text() == (exported / "nbs" / notebook.name).read_text(), "run nbdev_clean"
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_outputs_are_of_a_full_run(notebook):
+    "Cells were run from top to bottom, once, and left no error and no warning."
+    cells = [cell for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert not [output.text for output in outputs if output.get("name") == "stderr"]
+    assert notebook.stem == "index" or outputs
+
+
+def test_readme_is_made_from_index():
+    assert (ROOT / "README.md").read_text(encoding="utf-8") == readme(), "run python tests/make_readme.py"
+
+
+def test_commands_of_readme_are_run_by_ci():
+    command = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/pytest"
+    assert f"```sh\n{command}\n```" in readme()
+    assert command in (ROOT / ".ci" / "run").read_text()
+
+
+def test_version_is_one():
+    assert f'__version__ = "{importlib.metadata.version("transfer_nbs")}"' in (ROOT / "transfer_nbs" / "__init__.py").read_text()
