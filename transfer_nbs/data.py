@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VALID_NAMES', 'ImageSpec', 'denormalize', 'show_images', 'read_folder', 'train_transform', 'valid_transform',
-           'ImageDataset', 'start_epoch', 'make_loaders']
+           'ImageDataset', 'ImageCache', 'start_epoch', 'make_loaders']
 
 # %% ../nbs/01_data.ipynb #cell-3
 import math
@@ -162,11 +162,12 @@ class ImageDataset(Dataset):
         transform, # RGB picture -> tensor, such as `train_transform(spec)`
         *,
         seed: int = 0, # 0 or more
+        read=open_image, # file -> RGB picture; an `ImageCache` decodes each picture once
     ):
         if len(files) != len(labels): raise ValueError(f"{len(files)} files, {len(labels)} labels; give one for each")
         if seed < 0: raise ValueError(f"seed is {seed}; it must be 0 or more")
         self.files, self.labels = [str(file) for file in files], [int(label) for label in labels]
-        self.transform, self.seed, self.epoch = transform, seed, 0
+        self.transform, self.seed, self.read, self.epoch = transform, seed, read, 0
 
     def set_epoch(
         self,
@@ -178,7 +179,7 @@ class ImageDataset(Dataset):
     def __len__(self): return len(self.files)
 
     def __getitem__(self, index):
-        image = open_image(self.files[index])
+        image = self.read(self.files[index])
         with torch.random.fork_rng(devices=[]):  # what is drawn elsewhere, dropout for one, goes on undisturbed
             torch.default_generator.manual_seed(_mix(self.seed, self.epoch, index))
             return self.transform(image), self.labels[index]
@@ -190,6 +191,27 @@ def _mix(
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 # %% ../nbs/01_data.ipynb #cell-44
+class ImageCache:
+    "Read a picture as `open_image` does, and keep it in memory for the next time, as long as there is room."
+    def __init__(
+        self,
+        limit_mb: float = 1000, # room for decoded pictures, in megabytes (10**6 bytes)
+    ):
+        self.room, self.kept = limit_mb * 1e6, {}
+
+    def __call__(
+        self,
+        file: str | Path, # picture
+    ) -> Image.Image: # RGB
+        "The decoded picture; as `open_image` raises where there is none."
+        image = self.kept.get(str(file))
+        if image is None:
+            image = open_image(file)
+            size = 3 * image.width * image.height
+            if size <= self.room: self.kept[str(file)], self.room = image, self.room - size
+        return image
+
+# %% ../nbs/01_data.ipynb #cell-47
 def start_epoch(
     train_loader: DataLoader, # of `make_loaders`
     epoch: int, # 0 or more
@@ -198,7 +220,7 @@ def start_epoch(
     train_loader.dataset.set_epoch(epoch)
     train_loader.generator.manual_seed(_mix(train_loader.dataset.seed, epoch, len(train_loader.dataset)))
 
-# %% ../nbs/01_data.ipynb #cell-45
+# %% ../nbs/01_data.ipynb #cell-48
 def make_loaders(
     table: pd.DataFrame, # columns file, class, split, as `read_folder` gives them
     folder: str | Path, # what the files are relative to
@@ -207,6 +229,7 @@ def make_loaders(
     batch_size: int = 64, # pictures at a time, 2 or more
     seed: int = 0, # of order and augmentation
     num_workers: int = 0, # processes that read pictures; the tensors are the same for any number
+    read=open_image, # file -> RGB picture; an `ImageCache` decodes each picture once
 ) -> tuple[DataLoader, DataLoader]: # (train_loader, valid_loader) of images (N, 3, size, size) and labels (N,)
     """Make the loaders for both sides: training shuffled and augmented, validation in order and unchanged.
 
@@ -220,7 +243,8 @@ def make_loaders(
         rows = table[table["split"] == side]
         if rows.empty: raise ValueError(f"no picture of the table has split {side!r}; both sides need some")
         labels = [spec.class_names.index(name) for name in rows["class"]]
-        datasets[side] = ImageDataset([Path(folder) / file for file in rows["file"]], labels, transform, seed=seed)
+        files = [Path(folder) / file for file in rows["file"]]
+        datasets[side] = ImageDataset(files, labels, transform, seed=seed, read=read)
     common = dict(batch_size=batch_size, num_workers=num_workers, pin_memory=torch.cuda.is_available())
     count = len(datasets["train"])
     train_loader = DataLoader(
