@@ -148,7 +148,8 @@ def run_recipe(
 ) -> dict:  # `row` of results.csv, `history`, and `correct`: for each validation image 1 or 0
     "Train one recipe with one seed, and evaluate it."
     spec = ImageSpec(tuple(sorted(set(table["class"]))), size=settings.size)
-    train_loader, valid_loader = make_loaders(table, folder, spec, batch_size=settings.batch_size, seed=seed, read=cache)
+    train_loader, valid_loader = make_loaders(table, folder, spec, batch_size=settings.batch_size, seed=seed,
+                                              read=cache or ImageCache())
     device = choose_device(settings.device)
     with PeakMemory(device) as memory:
         model = build_model(recipe, settings, num_classes=len(spec.class_names), seed=seed)
