@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +17,7 @@ BIN = Path(sys.executable).parent
 REAL = Path(__file__).resolve().parent.parent.parent / "shared" / "real"
 RESULTS = "recipe,seed,valid_accuracy,valid_correct,valid_total,trained_parameters,seconds,images_per_second,peak_memory_mb".split(",")
 MEASURED = ["seconds", "images_per_second", "peak_memory_mb"]
-QUICK = ["--epochs", "1", "--seeds", "2", "--size", "32", "--recipes", "bn_eval,deeper_head,from_scratch"]
+QUICK = ["--device", "cpu", "--epochs", "1", "--seeds", "2", "--size", "32", "--recipes", "bn_eval,deeper_head,from_scratch"]
 
 
 def run(*command, **environment):
@@ -85,10 +86,25 @@ def test_compare_goes_on_and_does_not_repeat(compared, clothes, tmp_path):
     assert before.splitlines()[0] == (out / "results.csv").read_text().splitlines()[0]
 
 
+def test_compare_survives_being_killed(compared, clothes, tmp_path):
+    "Killed after its first run, without warning, and started again: the same table, and the first run is not repeated."
+    out = tmp_path / "killed"
+    command = [str(part) for part in (BIN / "transfer_compare", clothes, *QUICK, "--out", out)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list(out.glob("runs/*.json")): time.sleep(0.05)
+    process.kill()
+    assert process.wait() != 0, "it ended before it could be killed"
+    kept = {path.name: path.stat().st_mtime_ns for path in out.glob("runs/*.json")}
+    assert run("transfer_compare", clothes, *QUICK, "--out", out).returncode == 0
+    assert {name: (out / "runs" / name).stat().st_mtime_ns for name in kept} == kept
+    again = pd.read_csv(out / "results.csv").drop(columns=MEASURED)
+    pd.testing.assert_frame_equal(again, pd.read_csv(compared[0] / "results.csv").drop(columns=MEASURED))
+
+
 def test_compare_refuses_other_settings(compared, clothes):
     out, _ = compared
     before = (out / "results.csv").read_text()
-    assert_one_line_error(run("transfer_compare", clothes, *QUICK, "--lr", "0.5", "--out", out), "lr 0.002, not 0.5")
+    assert_one_line_error(run("transfer_compare", clothes, *QUICK, "--lr", "0.5", "--out", out), "lr 0.004, not 0.5")
     assert (out / "results.csv").read_text() == before
 
 

@@ -919,7 +919,7 @@ def make_clothes(
 # %% ../nbs/20_clothes.ipynb #cell-63
 def practice_folder(
     *,
-    n: int = 2500, # images, half of each class
+    n: int = 2000, # images, half of each class
     size: int = 128, # width and height in pixels
     seed: int = 0, # another seed, another set of images
     progress: bool = False, # show a progress bar while drawing

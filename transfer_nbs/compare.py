@@ -10,6 +10,7 @@ __all__ = ['TECHNIQUES', 'BASELINES', 'RECIPES', 'STRONG', 'MUTED', 'INK', 'PRAC
 
 # %% ../nbs/09_compare.ipynb #cell-3
 import difflib
+import gc
 import json
 import os
 import threading
@@ -37,10 +38,10 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 from torch import nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .backbone import bn_layers, create_body, describe_body, feature_count, get_model
-from .bn_eval import bn_eval, set_bn_policy
+from .bn_eval import FeatureStore, bn_eval, set_bn_policy
 from .bn_trainable import bn_trainable
 from .clothes import practice_folder
 from .concat_pooling_head import concat_pooling, deeper_head_recipe
@@ -66,7 +67,7 @@ class CompareSettings:
     epochs: int = 2  # in all, for each recipe
     size: int = 96  # height and width that the network sees, pixels
     batch_size: int = 16
-    lr: float = 0.002  # multiplied by the rates of a recipe
+    lr: float = 0.004  # multiplied by the rates of a recipe; falls to 0 within each phase
     arch: str = "resnet18"
     weights: str = "bundled"
     device: str = "auto"
@@ -118,6 +119,7 @@ class PeakMemory:
         self.device, self.peak_mb = device, 0.0
 
     def __enter__(self):
+        gc.collect()  # models of earlier runs refer to themselves, so that nothing else frees them
         if self.device.type == "cuda": torch.cuda.reset_peak_memory_stats(self.device)
         else:
             self.done, process = threading.Event(), psutil.Process()
@@ -144,20 +146,21 @@ def run_recipe(
     *,
     seed: int = 0,
     cache: ImageCache | None = None,  # decoded images, shared between runs
+    features: FeatureStore | None = None,  # features of frozen bodies, shared between runs
     bar: tqdm | None = None,  # a progress bar to move on by each image
 ) -> dict:  # `row` of results.csv, `history`, and `correct`: for each validation image 1 or 0
     "Train one recipe with one seed, and evaluate it."
     spec = ImageSpec(tuple(sorted(set(table["class"]))), size=settings.size)
     train_loader, valid_loader = make_loaders(table, folder, spec, batch_size=settings.batch_size, seed=seed,
                                               read=cache or ImageCache())
-    device = choose_device(settings.device)
+    device, features = choose_device(settings.device), features or FeatureStore()
     with PeakMemory(device) as memory:
         model = build_model(recipe, settings, num_classes=len(spec.class_names), seed=seed)
-        start, evaluations = time.perf_counter(), []
-        history = fit(model, train_loader, valid_loader, recipe.phases, groups=recipe.groups, epochs=settings.epochs,
-                      lr=settings.lr, seed=seed, precision=choose_precision(device, precision=settings.precision),
-                      bar=bar, evaluations=evaluations)
-        seconds = time.perf_counter() - start
+        start, evaluations = time.perf_counter() + features.seconds, []
+        history = fit(model, train_loader, valid_loader, recipe, epochs=settings.epochs, lr=settings.lr, seed=seed,
+                      precision=choose_precision(device, precision=settings.precision), features=features, bar=bar,
+                      evaluations=evaluations)
+        seconds = time.perf_counter() + features.seconds - start  # features that were there already count as computed
     correct = evaluations[-1].correct
     rates = zip(*(phase.rates for phase in recipe.phases))
     trained = sum(p.numel() for group, rate in zip(recipe.groups(model), rates) if set(rate) != {None} for p in group)
@@ -241,12 +244,13 @@ def compare(
     out = open_run(out, dict(settings=asdict(settings), data=data, environment=describe_environment(), transfer_nbs=version("transfer_nbs")))
     table.to_csv(out / "split.csv", index=False)
     todo = [(seed, name) for seed in range(settings.seeds) for name in settings.recipes if not (out / "runs" / f"{name}-{seed}.json").exists()]
-    total, cache, started = settings.seeds * len(settings.recipes), ImageCache(), time.perf_counter()
+    total, started = settings.seeds * len(settings.recipes), time.perf_counter()
+    cache, features = ImageCache(), FeatureStore()
     if todo and len(todo) < total: say(f"{total - len(todo)} of {total} runs are there already, going on")
     with tqdm(total=len(todo) * settings.epochs * len(table), unit="image", leave=False, disable=None, smoothing=0.05) as bar:
         for done, (seed, name) in enumerate(todo, start=1):
             bar.set_description(f"{name}, seed {seed}")
-            result = run_recipe(RECIPES[name], settings, table, folder, seed=seed, cache=cache, bar=bar)
+            result = run_recipe(RECIPES[name], settings, table, folder, seed=seed, cache=cache, features=features, bar=bar)
             _write(out / "runs" / f"{name}-{seed}.json", json.dumps(result) + "\n")
             left = (time.perf_counter() - started) / done * (len(todo) - done)
             say(f"{total - len(todo) + done:3}/{total}  {name:27} seed {seed}  accuracy {result['row']['valid_accuracy']:.3f}  {result['row']['seconds']:6.1f} s"
@@ -372,9 +376,9 @@ def _conclusion(summary) -> str:
     others, equal = len(summary) - 1, summary.recipe[summary.verdict == "no difference shown"].tolist()
     if not others: return f"{best}, alone in this comparison"
     if not equal: return f"{best} is best, ahead of {('the other', 'both others', 'all others')[min(others, 3) - 1]}"
-    if len(equal) == 1: return f"{best} is best; {equal[0]} cannot be told from it"
-    if len(equal) == others: return f"{best} has the highest mean; none of the others can be told from it"
-    return f"{best} is best; {len(equal)} others cannot be told from it"
+    untold = f"{equal[0] if len(equal) == 1 else f'{len(equal)} others'} cannot be told from it"
+    if len(equal) == others > 1: untold = "none of the others can be told from it"
+    return f"{best} has the highest mean; {untold}"
 
 # %% ../nbs/09_compare.ipynb #cell-65
 def plot_compare(
@@ -506,7 +510,7 @@ def write_tables(
     return summary
 
 # %% ../nbs/09_compare.ipynb #cell-72
-PRACTICE_IMAGES, PRACTICE_VALID = 2500, 0.4  # 1500 to train on and 1000 to check with
+PRACTICE_IMAGES, PRACTICE_VALID = 2000, 0.5  # 1000 to train on and 1000 to check with
 
 
 @call_parse
@@ -517,11 +521,11 @@ def transfer_compare(
     epochs: int = 2,  # of each run
     size: int = None,  # height and width for the network, pixels; 96 with the bundled weights, else 224
     batch_size: int = 16,  # images at a time
-    lr: float = 0.002,  # learning rate of the head
+    lr: float = 0.004,  # learning rate of the head at the beginning of a phase; falls to 0 along a cosine
     arch: str = "resnet18",  # a classification network of torchvision
     weights: str = "bundled",  # bundled, imagenet, or a file (.safetensors or .pth)
     order: str = "shuffled",  # how a folder without train and valid is split: shuffled, or first (the article's way)
-    valid_fraction: float = None,  # share of it that is held out; 0.2, for the practice data 0.4
+    valid_fraction: float = None,  # share of it that is held out; 0.2, for the practice data 0.5
     device: str = "auto",  # auto, cpu, cuda or mps
     precision: str = "auto",  # auto, bfloat16 or float32
     out: str = "runs/compare",  # folder for the results

@@ -34,7 +34,8 @@ class ImageSpec:
     def __post_init__(self):
         for name in ("class_names", "mean", "std"):
             if isinstance(getattr(self, name), str): raise ValueError(f"{name} is {getattr(self, name)!r}; give a list")
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            values = getattr(self, name)
+            object.__setattr__(self, name, tuple(values if name == "class_names" else map(float, values)))
         names = self.class_names
         if len(names) < 2 or len(set(names)) < len(names) or not all(isinstance(name, str) and name for name in names):
             raise ValueError(f"class_names is {names}; give two or more different names")
@@ -113,10 +114,11 @@ def read_folder(
     folder = Path(folder)
     names = {path.name for path in class_folders(folder)}
     sides = [name for name in VALID_NAMES if name in names]
-    if not ("train" in names and sides or names and names <= set(SPLIT_NAMES)):  # the sub-folders are the classes
+    like_sides = {name for name in names if name.lower() in SPLIT_NAMES}
+    if len(like_sides) < 2 and (not names or names - like_sides):  # the sub-folders are the classes
         return split_images(folder, valid_fraction=valid_fraction, seed=seed, order=order).drop(columns="hash")
     if "train" not in names:
-        raise ValueError(f"{folder}: has {', '.join(sorted(names))} but no train; name the folder to train on 'train'")
+        raise ValueError(f"{folder}: has {', '.join(sorted(like_sides))} but no train; name the folder to train on 'train'")
     if not sides:
         train = folder / "train"
         raise ValueError(f"{folder}: has train but no valid, val or validation beside it; give {train} itself to have "
@@ -162,7 +164,7 @@ class ImageDataset(Dataset):
         transform, # RGB picture -> tensor, such as `train_transform(spec)`
         *,
         seed: int = 0, # 0 or more
-        read=open_image, # file -> RGB picture; an `ImageCache` decodes each picture once
+        read=open_image, # file -> RGB picture; an `ImageCache` decodes each picture once, if no workers read
     ):
         if len(files) != len(labels): raise ValueError(f"{len(files)} files, {len(labels)} labels; give one for each")
         if seed < 0: raise ValueError(f"seed is {seed}; it must be 0 or more")
@@ -213,12 +215,13 @@ class ImageCache:
 
 # %% ../nbs/01_data.ipynb #cell-47
 def start_epoch(
-    train_loader: DataLoader, # of `make_loaders`
+    loader: DataLoader, # of `make_loaders`; the one for validation has nothing random in it and stays as it is
     epoch: int, # 0 or more
 ) -> None:
     "Set order and augmentation of one epoch: they follow from seed and epoch, whatever was loaded before."
-    train_loader.dataset.set_epoch(epoch)
-    train_loader.generator.manual_seed(_mix(train_loader.dataset.seed, epoch, len(train_loader.dataset)))
+    if loader.generator is None: return
+    loader.dataset.set_epoch(epoch)
+    loader.generator.manual_seed(_mix(loader.dataset.seed, epoch, len(loader.dataset)))
 
 # %% ../nbs/01_data.ipynb #cell-48
 def make_loaders(
@@ -226,10 +229,10 @@ def make_loaders(
     folder: str | Path, # what the files are relative to
     spec: ImageSpec, # class names, size and normalisation
     *,
-    batch_size: int = 64, # pictures at a time, 2 or more
+    batch_size: int = 64, # pictures at a time in training, 2 or more; in validation 64 at least, as no gradient needs room
     seed: int = 0, # of order and augmentation
     num_workers: int = 0, # processes that read pictures; the tensors are the same for any number
-    read=open_image, # file -> RGB picture; an `ImageCache` decodes each picture once
+    read=open_image, # file -> RGB picture; an `ImageCache` decodes each picture once, if no workers read
 ) -> tuple[DataLoader, DataLoader]: # (train_loader, valid_loader) of images (N, 3, size, size) and labels (N,)
     """Make the loaders for both sides: training shuffled and augmented, validation in order and unchanged.
 
@@ -245,10 +248,10 @@ def make_loaders(
         labels = [spec.class_names.index(name) for name in rows["class"]]
         files = [Path(folder) / file for file in rows["file"]]
         datasets[side] = ImageDataset(files, labels, transform, seed=seed, read=read)
-    common = dict(batch_size=batch_size, num_workers=num_workers, pin_memory=torch.cuda.is_available())
+    common = dict(num_workers=num_workers, pin_memory=torch.cuda.is_available())
     count = len(datasets["train"])
     train_loader = DataLoader(
-        datasets["train"], shuffle=True, generator=torch.Generator(), **common,
+        datasets["train"], batch_size=batch_size, shuffle=True, generator=torch.Generator(), **common,
         drop_last=count % batch_size == 1 and count > batch_size)  # a BN layer can't train on a batch of one image
     start_epoch(train_loader, 0)
-    return train_loader, DataLoader(datasets["valid"], shuffle=False, **common)
+    return train_loader, DataLoader(datasets["valid"], batch_size=max(batch_size, 64), shuffle=False, **common)

@@ -25,9 +25,9 @@ from fastcore.script import call_parse
 from safetensors.torch import save
 from torch import nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
-from .backbone import BUNDLED_ARCH, BUNDLED_WEIGHTS
+from .backbone import BUNDLED_ARCH, BUNDLED_WEIGHTS, eval_mode
 from .formulas import FAMILIES, draw_bank
 from .split import user_errors
 from .training import Precision, choose_device, choose_precision, describe_environment, to_device
@@ -111,7 +111,7 @@ def batch_at(
     step: int,  # from 0
     settings: PretrainSettings,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # images (N, 3, size, size) and labels (N,)
-    "The batch of one step; it depends on the seed and the step alone, so that a run can be taken up anywhere."
+    "The batch of one step; it depends on the seed and the step alone, so that a run can be resumed anywhere."
     epoch, number = divmod(step, settings.steps_per_epoch)
     trained_on = settings.images - settings.held_out
     order = np.random.default_rng([settings.seed, 3, epoch]).permutation(settings.classes * trained_on)
@@ -131,17 +131,15 @@ def source_accuracy(
     precision: Precision,
 ) -> float:  # share of the held-out images whose class is told
     "Accuracy on the images of each class that are not trained on, scaled to the training size."
-    device, was_training, correct, total = next(network.parameters()).device, network.training, 0, 0
-    network.eval()
+    device, correct, total = next(network.parameters()).device, 0, 0
     for first in range(0, settings.classes, 16):
         images = np.concatenate([images[-settings.held_out:] for images in bank[first:first + 16]])
         labels = torch.arange(first, min(first + 16, settings.classes)).repeat_interleave(settings.held_out)
         x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
         x = normalise(F.interpolate(x, size=settings.size, mode="bilinear", antialias=True))
-        with precision.autocast(device): logits = network(to_device(x, device, precision))
+        with eval_mode(network), precision.autocast(device): logits = network(to_device(x, device, precision))
         correct += (logits.argmax(1).cpu() == labels).sum().item()
         total += len(labels)
-    network.train(was_training)
     return correct / total
 
 # %% ../nbs/22_pretrain.ipynb #cell-30
@@ -192,11 +190,12 @@ def pretrain(
 ) -> dict:  # the card
     """Train the backbone on formula images, from the last checkpoint if there is one, and write weights and card.
 
-    Raises ValueError where `out` holds a run with other settings.
+    Raises ValueError where `out` holds a run with other settings or anything else, and for a device that is not there.
     """
-    out = Path(out)
+    out, device = Path(out), choose_device(device)
     out.mkdir(parents=True, exist_ok=True)
     said = out / "settings.json"
+    if not said.exists() and any(out.iterdir()): raise ValueError(f"{out} holds other files: choose another --out")
     if said.exists() and (old := json.loads(said.read_text())) != asdict(settings):
         wrong = next(name for name, value in asdict(settings).items() if old.get(name) != value)
         raise ValueError(f"{out} holds a run with {wrong}={old.get(wrong)}, not {asdict(settings)[wrong]}: "
@@ -208,7 +207,6 @@ def pretrain(
     bank = draw_bank(out / "images", classes=settings.classes, images=settings.images, size=settings.draw_size,
                      seed=settings.seed)
 
-    device = choose_device(device)
     precision = choose_precision(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
@@ -267,13 +265,14 @@ def pretrain(
         mean=IMAGENET_MEAN, std=IMAGENET_STD, log=log)
     _write_whole(weights_file.with_suffix(".md"), card_text(card).encode())
     _write_whole(card_file, (json.dumps(card, indent=1) + "\n").encode())
+    del bank  # or Windows would keep the files that are mapped from disk
     shutil.rmtree(out / "images")
     return card
 
 # %% ../nbs/22_pretrain.ipynb #cell-45
 @call_parse
 def transfer_pretrain(
-    out: str = "runs/pretrain",  # folder for images, checkpoint, weights and card
+    out: str = "runs/pretrain",  # folder for checkpoint, weights and card, and for 800 MB of images until it is done
     classes: int = 256,  # formulas to tell apart
     images: int = 160,  # images of each
     epochs: int = 12,  # passes over the images

@@ -20,10 +20,11 @@ import torchvision
 from matplotlib import pyplot as plt
 from torch import nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
-from .backbone import linear_head
+from .backbone import eval_mode, linear_head
 from .data import start_epoch
 
 # %% ../nbs/03_training.ipynb #cell-8
@@ -96,18 +97,14 @@ def evaluate(
     "Loss and accuracy in eval mode; the model is left as it was."
     device = next(model.parameters()).device
     precision = precision or choose_precision(device)
-    modes = {module: module.training for module in model.modules()}
     losses, correct = [], []
-    model.eval()
-    try:
+    with eval_mode(model):
         for images, labels in loader:
             images, labels = to_device(images, device, precision), labels.to(device)
             with precision.autocast(device): logits = model(images)
             losses.append(F.cross_entropy(logits.float(), labels, reduction="none"))
             correct.append(logits.argmax(1) == labels)
             if bar is not None: bar.update(len(labels))
-    finally:
-        for module, mode in modes.items(): module.training = mode
     losses, correct = torch.cat(losses).cpu(), torch.cat(correct).cpu()
     return Evaluation(losses.mean().item(), correct.float().mean().item(), correct.numpy())
 
@@ -191,6 +188,7 @@ def train_epoch(
     optimizer: torch.optim.Optimizer,
     *,
     precision: Precision,
+    schedule: LRScheduler | None = None,  # changes the learning rates after each batch; None: they stay
     bar: tqdm | None = None,  # a progress bar to move on by each image
 ) -> tuple[float, float]:  # mean loss and accuracy over the epoch
     "Train for one epoch. Loss and accuracy are those of the batches as they went by, augmented, while the model changed."
@@ -204,6 +202,7 @@ def train_epoch(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        if schedule is not None: schedule.step()
         loss_sum += loss.detach() * len(labels)
         correct += (logits.detach().argmax(1) == labels).sum()
         seen += len(labels)
@@ -221,20 +220,21 @@ def start_phase(
         raise ValueError(f"{len(phase.rates)} rates for {len(groups)} groups: a phase needs one for each, None to freeze it")
     for group, rate in zip(groups, phase.rates):
         for parameter in group: parameter.requires_grad_(rate is not None)
-    return torch.optim.Adam([dict(params=group, lr=lr * rate) for group, rate in zip(groups, phase.rates) if rate is not None])
+    trained = [dict(params=group, lr=lr * rate) for group, rate in zip(groups, phase.rates) if rate is not None]
+    return torch.optim.Adam(trained, fused=True)  # fused: one pass over all parameters
 
 
 def fit(
     model: nn.Module,  # images to logits
     train_loader: DataLoader,
     valid_loader: DataLoader,
-    phases: Sequence[Phase],
+    recipe: Recipe,  # its groups and phases; head, BN policy and weights are the model's already
     *,
-    groups: Groups = body_and_head,  # model to lists of parameters
     epochs: int = 2,  # in all, divided among the phases
-    lr: float = 0.002,  # multiplied by the rate of each group
+    lr: float = 0.004,  # multiplied by the rate of each group; falls along a cosine to 0 within each phase
     seed: int = 0,  # of all that is random in training, such as dropout
     precision: Precision | None = None,  # None: choose for the model's device
+    features: Callable | None = None,  # what remembers the features of a frozen body; None: compute them each time
     bar: tqdm | None = None,  # a progress bar to move on by each image; None: show one
     evaluations: list[Evaluation] | None = None,  # gets the evaluation of each epoch, where one wants more than its row
 ) -> pd.DataFrame:  # a row for each epoch: phase, epoch, loss and accuracy on both sets
@@ -246,20 +246,28 @@ def fit(
     device = next(model.parameters()).device
     precision = precision or choose_precision(device)
     if precision.channels_last: model.to(memory_format=torch.channels_last)
-    partition = groups(model)
-    check_groups(model, partition)
-    history = []
+    groups, history = recipe.groups(model), []
+    check_groups(model, groups)
+
+    def part_and_batches(loader):  # the whole model and its images, or the head and what a frozen body makes of them
+        stored = features and features(model.body, loader, epoch=len(history), precision=precision)
+        return (model.head, stored) if stored else (model, loader)
+
     total = epochs * (len(train_loader.dataset) + len(valid_loader.dataset))
     own_bar = tqdm(total=total, unit="image", leave=False, delay=1) if bar is None else None
     bar = bar if bar is not None else own_bar
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        for number, (phase, length) in enumerate(zip(phases, divide_epochs(phases, epochs)), start=1):
-            if length: optimizer = start_phase(partition, phase, lr)
+        for number, (phase, length) in enumerate(zip(recipe.phases, divide_epochs(recipe.phases, epochs)), start=1):
+            if not length: continue
+            optimizer = start_phase(groups, phase, lr)
+            schedule = CosineAnnealingLR(optimizer, T_max=length * len(train_loader))  # from the phase's rates down to 0
             for _ in range(length):
+                part, batches = part_and_batches(train_loader)
                 start_epoch(train_loader, len(history))
-                train_loss, train_accuracy = train_epoch(model, train_loader, optimizer, precision=precision, bar=bar)
-                valid = evaluate(model, valid_loader, precision=precision, bar=bar)
+                train_loss, train_accuracy = train_epoch(part, batches, optimizer, precision=precision, schedule=schedule, bar=bar)
+                part, batches = part_and_batches(valid_loader)
+                valid = evaluate(part, batches, precision=precision, bar=bar)
                 if evaluations is not None: evaluations.append(valid)
                 history.append(dict(phase=number, epoch=len(history) + 1, train_loss=train_loss, train_accuracy=train_accuracy,
                                     valid_loss=valid.loss, valid_accuracy=valid.accuracy))
