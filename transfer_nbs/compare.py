@@ -165,7 +165,7 @@ def run_recipe(
     rates = zip(*(phase.rates for phase in recipe.phases))
     trained = sum(p.numel() for group, rate in zip(recipe.groups(model), rates) if set(rate) != {None} for p in group)
     seen = settings.epochs * (len(train_loader.dataset) + len(valid_loader.dataset))
-    row = dict(recipe=recipe.name, seed=seed, valid_accuracy=correct.mean(), valid_correct=int(correct.sum()), valid_total=len(correct),
+    row = dict(recipe=recipe.name, seed=seed, valid_accuracy=float(correct.mean()), valid_correct=int(correct.sum()), valid_total=len(correct),
                trained_parameters=trained, seconds=round(seconds, 2), images_per_second=round(seen / seconds, 1), peak_memory_mb=round(memory.peak_mb))
     return dict(row=row, history=history.to_dict("records"), correct="".join("01"[int(answer)] for answer in correct))
 

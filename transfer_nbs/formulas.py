@@ -306,7 +306,7 @@ def draw_bank(
     todo = [label for label in range(classes) if not (folder / f"{label:04}.npy").exists()]
     bar = partial(tqdm, total=len(todo), desc="drawing", unit="class", leave=False, delay=1)
     workers = workers or os.cpu_count() or 1
-    if workers == 1 or len(todo) < 2 * workers:
+    if workers == 1 or len(todo) * images < 5000:  # starting processes takes longer than drawing that few
         for label in bar(todo): draw(label)
     else:
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
