@@ -134,4 +134,4 @@ class FeatureStore:
         for name, value in body.state_dict().items():
             weights.update(name.encode() + value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         data, views = loader.dataset, None if loader.generator is None else (loader.dataset.seed, epoch)
-        return weights.hexdigest(), tuple(data.files), repr(data.transform), views, loader.batch_size, precision.dtype, next(body.parameters()).device
+        return weights.hexdigest(), tuple(data.files), tuple(data.labels), repr(data.transform), views, loader.batch_size, precision.dtype, next(body.parameters()).device

@@ -241,7 +241,7 @@ def compare(
     data = dict(classes=sorted(set(table["class"])), train=int(count["train"]), valid=int(count["valid"]),
                 split=sha256(table.to_csv(index=False).encode()).hexdigest())
     if Path(settings.weights).is_file(): data["weights"] = content_hash(settings.weights)
-    out = open_run(out, dict(settings=asdict(settings), data=data, environment=describe_environment(), transfer_nbs=version("transfer_nbs")))
+    out = open_run(out, dict(settings=asdict(settings), data=data, environment=describe_environment(device=settings.device, precision=settings.precision), transfer_nbs=version("transfer_nbs")))
     table.to_csv(out / "split.csv", index=False)
     todo = [(seed, name) for seed in range(settings.seeds) for name in settings.recipes if not (out / "runs" / f"{name}-{seed}.json").exists()]
     total, started = settings.seeds * len(settings.recipes), time.perf_counter()

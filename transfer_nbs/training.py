@@ -71,12 +71,15 @@ def choose_precision(
 
 def describe_environment(
     seed: int | None = None,  # the seed to mention
+    *,
+    device: str = "auto",  # as for `choose_device`
+    precision: str = "auto",  # as for `choose_precision`
 ) -> str:  # one line
     "Device, precision, versions and seed, for the top of a page or the record of a run."
-    device = choose_device()
+    device = choose_device(device)
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()}, {torch.get_num_threads()} threads"
     versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}, Python {platform.python_version()}"
-    return f"{device.type} ({name}); {choose_precision(device).reason}; {versions}" + (f"; seed {seed}" if seed is not None else "")
+    return f"{device.type} ({name}); {choose_precision(device, precision=precision).reason}; {versions}" + (f"; seed {seed}" if seed is not None else "")
 
 # %% ../nbs/03_training.ipynb #cell-15
 class Evaluation(NamedTuple):
