@@ -72,6 +72,8 @@ def test_outputs_are_of_a_full_run(notebook):
     assert not [output for output in outputs if output.output_type == "error"]
     assert not [output.text for output in outputs if output.get("name") == "stderr"]
     assert notebook.stem == "index" or outputs
+    shown = [kind for output in outputs for kind in output.get("data", {}) if kind.startswith("image/")]
+    assert shown or not any("pyplot" in cell.source for cell in cells), "it draws figures, and none of them is shown"
 
 
 def test_readme_is_made_from_index():

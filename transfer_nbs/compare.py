@@ -503,10 +503,9 @@ def write_tables(
     summary = summarize(results, correct)
     _write(out / "results.csv", results.to_csv(index=False))
     _write(out / "summary.csv", summary.to_csv(index=False))
-    with plt.ioff():
-        figure = plot_compare(summary, results).figure
-        figure.savefig(out / "compare.png", dpi=150)
-        plt.close(figure)
+    figure = plot_compare(summary, results).figure
+    figure.savefig(out / "compare.png", dpi=150)
+    plt.close(figure)  # or a notebook would show it too
     return summary
 
 # %% ../nbs/09_compare.ipynb #cell-72
