@@ -71,6 +71,43 @@ def test_compare_twice_gives_the_same(compared, clothes, tmp_path):
     pd.testing.assert_frame_equal(first, again)
 
 
+def test_compare_says_how_it_computes(clothes, tmp_path):
+    done = run("transfer_compare", clothes, *QUICK, "--recipes", "bn_eval", "--seeds", "1", "--verbose", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    for word in ("bfloat16", "threads", "memory", "torch.compile"): assert f"{word}" in done.stdout, word
+
+
+def test_compare_notices_changed_pictures(clothes, tmp_path):
+    "Decoded pictures and features are kept: a picture exchanged under its name, with its old time of change, must be seen all the same."
+    folder, quick = tmp_path / "clothes", [*QUICK, "--recipes", "bn_eval", "--seeds", "1", "--order", "first"]
+    shutil.copytree(clothes, folder)
+    histories = []
+    for number in range(3):
+        assert run("transfer_compare", folder, *quick, "--out", tmp_path / str(number)).returncode == 0
+        histories.append(json.loads((tmp_path / str(number) / "runs" / "bn_eval-0.json").read_text())["history"])
+        if number == 1:
+            for picture in folder.glob("*/*.jpg"):
+                stat = picture.stat()
+                Image.open(picture).rotate(90).save(picture, quality=95)
+                os.utime(picture, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert histories[0] == histories[1] != histories[2]
+
+
+def test_compare_goes_without_a_cache(compared, clothes, tmp_path):
+    "Where the user's cache folder can't be made, a temporary one serves, with the same results."
+    (tmp_path / "file").write_text("not a folder")
+    done = run("transfer_compare", clothes, *QUICK, "--out", tmp_path / "out", XDG_CACHE_HOME=str(tmp_path / "file" / "cache"), TMPDIR=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    again = pd.read_csv(tmp_path / "out" / "results.csv").drop(columns=MEASURED)
+    pd.testing.assert_frame_equal(again, pd.read_csv(compared[0] / "results.csv").drop(columns=MEASURED))
+
+
+def test_benchmark_names_what_is_wrong(tmp_path):
+    script = Path(__file__).resolve().parent.parent / "benchmarks" / "beside_others.py"
+    for options, words in ((["--precision", "float8"], ("float8", "bfloat16")), ([tmp_path / "gone"], (tmp_path / "gone",)), (["--arch", "resnet81"], ("resnet81",))):
+        assert_one_line_error(run("python", script, *options, "--out", tmp_path / "out"), *words)
+
+
 def test_compare_goes_on_and_does_not_repeat(compared, clothes, tmp_path):
     out = tmp_path / "copy"
     shutil.copytree(compared[0], out)

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['BN_POLICIES', 'bn_eval', 'set_bn_eval', 'set_bn_train', 'set_bn_policy', 'why_no_function', 'feature_batches',
-           'FeatureStore']
+           'FrozenBody', 'StoredFeatures', 'FeatureStore']
 
 # %% ../nbs/05_bn_eval.ipynb #cell-3
+import json
 import time
-from collections import OrderedDict
 from collections.abc import Iterator
 from functools import partial
-from hashlib import sha256
+from hashlib import blake2b
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -20,8 +21,9 @@ from torch.utils.data import DataLoader
 from torchvision.ops import StochasticDepth
 
 from .backbone import bn_layers
-from .data import start_epoch
-from .training import Phase, Precision, Recipe, choose_precision, to_device
+from .data import ImageDataset, start_epoch
+from .split import NoRoom, cached, still_used
+from .training import Phase, Precision, Recipe, choose_precision, inference_copy, to_device
 
 # %% ../nbs/05_bn_eval.ipynb #cell-12
 def _stay_in_eval(
@@ -70,7 +72,7 @@ def why_no_function(
     body: nn.Module,
 ) -> str:  # the reason and the remedy; empty where the same image always gives the same features
     "Why the features of a body depend on more than its weights and the image."
-    if any(layer.training for layer in bn_layers(body).values()):
+    if any(layer.training or layer.running_mean is None for layer in bn_layers(body).values()):
         return "this body has BN layers in train mode, so its features depend on the batch: call set_bn_eval first"
     if any(layer.training and layer.p > 0 for layer in body.modules() if isinstance(layer, (_DropoutNd, StochasticDepth))):
         return "this body has dropout in train mode, so its features depend on chance: call eval() on it first"
@@ -89,49 +91,94 @@ def feature_batches(
     if reason := why_no_function(body): raise ValueError(reason)
     device = next(body.parameters()).device
     precision = precision or choose_precision(device)
+    twin = inference_copy(body, precision=precision)
     start_epoch(loader, epoch)
     for images, labels in loader:
-        with precision.autocast(device): features = body(to_device(images, device, precision))
+        with precision.autocast(device): features = twin(to_device(images, device, precision))
         yield features, labels
 
 
-# %% ../nbs/05_bn_eval.ipynb #new-57718132
-class FeatureStore:
-    "Features of frozen bodies, computed once for the same weights and views; the oldest go when memory is short."
+# %% ../nbs/05_bn_eval.ipynb #new-10010530
+class FrozenBody:
+    "A body that is a function, its features kept on disk: for a loader and an epoch, what it makes of the images."
     def __init__(
         self,
-        *,
-        limit_mb: float = 500,  # room for features, in megabytes (10**6 bytes)
+        body: nn.Module,
+        precision: Precision,
+        store: "FeatureStore",  # whose clock to use
     ):
-        self.limit, self.kept, self.seconds = limit_mb * 1e6, OrderedDict(), 0.0
+        self.body, self.precision, self.store, weights = body, precision, store, blake2b()
+        for name, value in body.state_dict().items():
+            weights.update(name.encode())
+            weights.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        device = next(body.parameters()).device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        weights.update(repr((body, getattr(body, "code", ""), precision.dtype, precision.channels_last, name, torch.get_num_threads())).encode())
+        self.key = weights.hexdigest()
 
     def __call__(
         self,
-        body: nn.Module,
         loader: DataLoader,  # of `make_loaders`
         *,
         epoch: int,  # whose views of the images to use
-        precision: Precision,
-    ) -> list[tuple[torch.Tensor, torch.Tensor]] | None:  # as `feature_batches` yields them
-        "The features of one epoch; None where the body learns, where it is no function, or where they don't fit."
-        if any(parameter.requires_grad for parameter in body.parameters()) or why_no_function(body): return None
-        key = self._key(body, loader, epoch, precision)
-        if key in self.kept:
-            batches, seconds = self.kept[key]
-            self.seconds += seconds
-            return batches
-        start, batches = time.perf_counter(), []
-        for features, labels in feature_batches(body, loader, epoch=epoch, precision=precision):
-            if features.nbytes * len(loader) > self.limit: return None
-            batches.append((features, labels))
-        self.kept[key] = batches, time.perf_counter() - start
-        while sum(features.nbytes for kept, _ in self.kept.values() for features, _ in kept) > self.limit: self.kept.popitem(last=False)
-        return batches
+    ):  # batches of features (N, C, h, w) and labels (N,), in the loader's order
+        "The features of one epoch, computed now or at some time before."
+        computed, dataset = False, loader.dataset
+        if not isinstance(dataset, ImageDataset): return feature_batches(self.body, loader, epoch=epoch, precision=self.precision)
 
-    def _key(self, body, loader, epoch, precision) -> tuple:
-        "All that features depend on."
-        weights = sha256()
-        for name, value in body.state_dict().items():
-            weights.update(name.encode() + value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        data, views = loader.dataset, None if loader.generator is None else (loader.dataset.seed, epoch)
-        return weights.hexdigest(), tuple(data.files), tuple(data.labels), repr(data.transform), views, loader.batch_size, precision.dtype, next(body.parameters()).device
+        def write(folder):
+            nonlocal computed
+            start, in_order, computed = time.perf_counter(), DataLoader(dataset, sampler=_chunks(len(dataset)), batch_size=None), True
+            if dataset.augment: dataset.set_epoch(epoch)
+            with open(folder / "features.bin", "wb") as file:
+                for features, _ in feature_batches(self.body, in_order, epoch=epoch, precision=self.precision):
+                    features = features.permute(0, 2, 3, 1).contiguous().cpu()
+                    file.write(features.view(torch.uint8).numpy())
+            facts = dict(shape=[len(dataset), *features.shape[1:]], dtype=str(features.dtype), seconds=time.perf_counter() - start)
+            (folder / "facts.json").write_text(json.dumps(facts))
+
+        def megabytes():
+            one = DataLoader(dataset, sampler=[[0]], batch_size=None)
+            return next(feature_batches(self.body, one, precision=self.precision))[0].nbytes * len(dataset) / 1e6
+
+        try: folder = cached("features", f"{self.key} {dataset.view_key(epoch)}", write, megabytes=megabytes)
+        except NoRoom: return feature_batches(self.body, loader, epoch=epoch, precision=self.precision)
+        if not computed: self.store.seconds += json.loads((folder / "facts.json").read_text())["seconds"]
+        return StoredFeatures(folder, loader)
+
+
+def _chunks(count: int) -> list[range]: return [range(start, min(start + 64, count)) for start in range(0, count, 64)]
+
+
+class StoredFeatures:
+    "Batches of features, read from a mapped file in the order of a loader."
+    def __init__(
+        self,
+        folder: Path,  # with features.bin and facts.json
+        loader: DataLoader,  # whose order and labels to follow
+    ):
+        self.file, self.loader, facts = folder / "features.bin", loader, json.loads((folder / "facts.json").read_text())
+        self.shape, self.dtype = facts["shape"], getattr(torch, facts["dtype"].removeprefix("torch."))
+
+    def __len__(self): return len(self.loader)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for indices in self.loader.sampler:
+            still_used(self.file.parent)
+            every = torch.from_file(str(self.file), size=torch.Size(self.shape).numel(), dtype=self.dtype).view(self.shape)
+            yield every[indices].permute(0, 3, 1, 2), self.loader.dataset.labels[indices]
+
+
+class FeatureStore:
+    "Features of frozen bodies, computed once for the same weights and views."
+    def __init__(self): self.seconds = 0.0  # that the features given out again took when they were computed
+
+    def open(
+        self,
+        body: nn.Module,
+        *,
+        precision: Precision,
+    ) -> FrozenBody | None:
+        "What gives out the features of a body for as long as it stays as it is; None where it learns or is no function."
+        learns = any(parameter.requires_grad for parameter in body.parameters())
+        return None if learns or why_no_function(body) else FrozenBody(body, precision, self)

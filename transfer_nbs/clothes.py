@@ -23,7 +23,6 @@ from pathlib import Path
 import numpy as np
 from fastcore.script import call_parse
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
-from platformdirs import user_cache_dir
 from tqdm import tqdm
 
 # %% ../nbs/20_clothes.ipynb #cell-9
@@ -925,15 +924,9 @@ def practice_folder(
     progress: bool = False, # show a progress bar while drawing
 ) -> Path: # DEST/<class>/<index>.jpg; treat it as read-only
     "The practice data, drawn into the user's cache folder the first time it is asked for."
-    cache = Path(user_cache_dir("transfer_nbs"))
-    folder = cache / f"clothes-{DRAWING}-n{n}-size{size}-seed{seed}"
-    if not folder.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=cache, ignore_cleanup_errors=True) as room:
-            make_clothes(Path(room) / folder.name, n=n, size=size, seed=seed, progress=progress)
-            try: os.rename(Path(room) / folder.name, folder)
-            except OSError:  # another program was faster
-                if not folder.exists(): raise
+    from transfer_nbs.split import cache_folder, write_whole  # brings pandas and SciPy, which the workers can do without
+    folder = cache_folder() / f"clothes-{DRAWING}-n{n}-size{size}-seed{seed}"
+    write_whole(folder, lambda part: make_clothes(part, n=n, size=size, seed=seed, progress=progress))
     return make_clothes(folder, n=n, size=size, seed=seed)  # nothing to do, unless files were deleted
 
 # %% ../nbs/20_clothes.ipynb #cell-66

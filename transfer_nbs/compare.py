@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TECHNIQUES', 'BASELINES', 'RECIPES', 'STRONG', 'MUTED', 'INK', 'PRACTICE_IMAGES', 'PRACTICE_VALID', 'CompareSettings',
-           'check_policy', 'build_model', 'PeakMemory', 'run_recipe', 'check_writable', 'open_run', 'read_run',
-           'compare', 'accuracy_interval', 'compare_pairs', 'compare_with_best', 'plot_compare', 'format_table',
-           'summarize', 'write_tables', 'transfer_compare']
+           'check_policy', 'check_recipes', 'build_model', 'PeakMemory', 'run_recipe', 'check_writable', 'open_run',
+           'read_run', 'compare', 'accuracy_interval', 'compare_pairs', 'compare_with_best', 'plot_compare',
+           'format_table', 'summarize', 'write_tables', 'transfer_compare']
 
 # %% ../nbs/09_compare.ipynb #cell-3
 import difflib
@@ -17,6 +17,7 @@ import threading
 import time
 import textwrap
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -28,15 +29,12 @@ import numpy as np
 import pandas as pd
 import psutil
 import torch
-from fastcore.script import Param, call_parse
+from fastcore.script import Param, call_parse, store_true
 from matplotlib.axes import Axes
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from matplotlib.transforms import ScaledTranslation
-from scipy import stats
-from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.proportion import proportion_confint
 from torch import nn
 from tqdm import tqdm
 
@@ -45,12 +43,12 @@ from .bn_eval import FeatureStore, bn_eval, set_bn_policy
 from .bn_trainable import bn_trainable
 from .clothes import practice_folder
 from .concat_pooling_head import concat_pooling, deeper_head_recipe
-from .data import ImageCache, ImageSpec, make_loaders, read_folder
+from .data import ImageSpec, make_loaders, read_folder
 from .discriminative_lr import discriminative_bn_frozen, discriminative_bn_trainable
 from .feature_extractor import feature_extractor
 from .split import content_hash, user_errors
-from .training import (Phase, Recipe, check_groups, choose_device, choose_precision, describe_environment, fit,
-                                   from_scratch, random_features)
+from .training import (Phase, Recipe, check_groups, choose_device, choose_precision, describe_choices, describe_environment, fit,
+                                   from_scratch, random_features, release_memory)
 
 # %% ../nbs/09_compare.ipynb #cell-7
 TECHNIQUES = (feature_extractor, bn_eval, bn_trainable, discriminative_bn_trainable, discriminative_bn_frozen, concat_pooling,
@@ -97,6 +95,20 @@ def check_policy(
                          f"{'train' if bn_parameters & trained else 'freeze'} the BN weights: change one of the two")
 
 
+def check_recipes(
+    settings: CompareSettings,
+    *,
+    num_classes: int,
+) -> None:
+    "Raise ValueError where the models of a comparison can't be built, or where a recipe contradicts itself."
+    body = create_body(settings.arch, weights=settings.weights)
+    num_features = feature_count(body, size=settings.size)
+    for name in settings.recipes:
+        model = nn.Sequential(OrderedDict(body=body, head=RECIPES[name].head(num_features, num_classes)))
+        check_groups(model, RECIPES[name].groups(model))
+        check_policy(RECIPES[name], model)
+
+
 def build_model(
     recipe: Recipe,
     settings: CompareSettings,
@@ -107,7 +119,6 @@ def build_model(
     "The model that a recipe starts from: its body and head, its BN policy set."
     model = get_model(settings.arch, num_classes, weights=settings.weights if recipe.pretrained else "random",
                       head=recipe.head, size=settings.size, seed=seed)
-    check_groups(model, recipe.groups(model))
     check_policy(recipe, model)
     set_bn_policy(model.body, recipe.bn)
     return model.to(choose_device(settings.device))
@@ -120,6 +131,7 @@ class PeakMemory:
 
     def __enter__(self):
         gc.collect()  # models of earlier runs refer to themselves, so that nothing else frees them
+        release_memory()
         if self.device.type == "cuda": torch.cuda.reset_peak_memory_stats(self.device)
         else:
             self.done, process = threading.Event(), psutil.Process()
@@ -145,14 +157,12 @@ def run_recipe(
     folder: str | Path,  # what the files are relative to
     *,
     seed: int = 0,
-    cache: ImageCache | None = None,  # decoded images, shared between runs
-    features: FeatureStore | None = None,  # features of frozen bodies, shared between runs
+    features: FeatureStore | None = None,  # features of frozen bodies, computed once for all runs
     bar: tqdm | None = None,  # a progress bar to move on by each image
 ) -> dict:  # `row` of results.csv, `history`, and `correct`: for each validation image 1 or 0
     "Train one recipe with one seed, and evaluate it."
     spec = ImageSpec(tuple(sorted(set(table["class"]))), size=settings.size)
-    train_loader, valid_loader = make_loaders(table, folder, spec, batch_size=settings.batch_size, seed=seed,
-                                              read=cache or ImageCache())
+    train_loader, valid_loader = make_loaders(table, folder, spec, batch_size=settings.batch_size, seed=seed)
     device, features = choose_device(settings.device), features or FeatureStore()
     with PeakMemory(device) as memory:
         model = build_model(recipe, settings, num_classes=len(spec.class_names), seed=seed)
@@ -235,8 +245,7 @@ def compare(
     say: Callable[[str], None] = tqdm.write,  # where a line for each run goes
 ) -> Path:  # `out`
     "Run every recipe with every seed, unless its result is there already."
-    for name in settings.recipes:  # before anything is written: can these models be built at all?
-        build_model(RECIPES[name], settings, num_classes=table["class"].nunique())
+    check_recipes(settings, num_classes=table["class"].nunique())  # before anything is written
     count = table.groupby("split").size()
     data = dict(classes=sorted(set(table["class"])), train=int(count["train"]), valid=int(count["valid"]),
                 split=sha256(table.to_csv(index=False).encode()).hexdigest())
@@ -245,12 +254,13 @@ def compare(
     table.to_csv(out / "split.csv", index=False)
     todo = [(seed, name) for seed in range(settings.seeds) for name in settings.recipes if not (out / "runs" / f"{name}-{seed}.json").exists()]
     total, started = settings.seeds * len(settings.recipes), time.perf_counter()
-    cache, features = ImageCache(), FeatureStore()
+    features = FeatureStore()
+    gc.freeze()  # what was imported stays; looking through it again for each run would take a fifth of a second
     if todo and len(todo) < total: say(f"{total - len(todo)} of {total} runs are there already, going on")
     with tqdm(total=len(todo) * settings.epochs * len(table), unit="image", leave=False, disable=None, smoothing=0.05) as bar:
         for done, (seed, name) in enumerate(todo, start=1):
             bar.set_description(f"{name}, seed {seed}")
-            result = run_recipe(RECIPES[name], settings, table, folder, seed=seed, cache=cache, features=features, bar=bar)
+            result = run_recipe(RECIPES[name], settings, table, folder, seed=seed, features=features, bar=bar)
             _write(out / "runs" / f"{name}-{seed}.json", json.dumps(result) + "\n")
             left = (time.perf_counter() - started) / done * (len(todo) - done)
             say(f"{total - len(todo) + done:3}/{total}  {name:27} seed {seed}  accuracy {result['row']['valid_accuracy']:.3f}  {result['row']['seconds']:6.1f} s"
@@ -268,6 +278,8 @@ def accuracy_interval(
     With one seed it is the plain Wilson interval, which says nothing about other seeds.
     Raises ValueError if `correct` isn't a table of zeros and ones with at least one seed and one image.
     Sources: Satterthwaite 1946; Korn & Graubard 1998; Wilson 1927; Owen 2007."""
+    from scipy import stats  # this and statsmodels take most of a second to import, which only the end of a comparison needs
+    from statsmodels.stats.proportion import proportion_confint
     correct = _as_answers(correct)
     seeds, images = correct.shape
     mean, effective = float(correct.mean()), float(images)
@@ -321,6 +333,7 @@ def compare_pairs(
 
 def _p_values(difference, parts, freedoms) -> np.ndarray:
     "Two-sided t tests of differences whose variance is a sum of independent parts (Satterthwaite 1946)."
+    from scipy import stats
     variance, differs = parts.sum(0), np.abs(difference) > 1e-12
     p_values = np.where(differs, 0.0, 1.0)
     use = differs & (variance > 0)
@@ -338,6 +351,7 @@ def compare_with_best(
 
     `p_adjusted` is Holm's, over every pair of recipes, because the best is chosen after looking.
     Raises ValueError as `compare_pairs` does. Source: Holm 1979."""
+    from statsmodels.stats.multitest import multipletests
     pairs = compare_pairs(correct)
     pairs["p_adjusted"] = multipletests(pairs.p_value, method="holm")[1] if len(pairs) else []
     means = {name: round(float(np.mean(table)), 12) for name, table in correct.items()}
@@ -528,6 +542,7 @@ def transfer_compare(
     device: str = "auto",  # auto, cpu, cuda or mps
     precision: str = "auto",  # auto, bfloat16 or float32
     out: str = "runs/compare",  # folder for the results
+    verbose: store_true = False,  # say how it computes, and why
 ):
     "Compare seven ways to fine-tune a pretrained network, and two baselines, on a folder of images."
     with user_errors("transfer_compare"):
@@ -547,6 +562,7 @@ def transfer_compare(
         counts = table.groupby("split").size()
         print(f"{folder}: {table['class'].nunique()} classes, {counts['train']} images to train on, {counts['valid']} to check with")
         print(f"{arch}, weights {weights}, {settings.size} px; {choose_precision(chosen, precision=precision).reason}")
+        if verbose: print("\n".join(f"- {line}" for line in describe_choices(chosen, precision=precision)))
         if describe_body(body): print(f"{arch}: {describe_body(body)}")
         compare(settings, table, folder, out=out)
         summary = write_tables(out)
