@@ -113,7 +113,7 @@ class FrozenBody:
             weights.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         device = next(body.parameters()).device
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        weights.update(repr((body, getattr(body, "code", ""), precision.dtype, precision.channels_last, name, torch.get_num_threads())).encode())
+        weights.update(repr((list(body.named_children()), getattr(body, "code", ""), precision.dtype, precision.channels_last, name, torch.get_num_threads())).encode())
         self.key = weights.hexdigest()
 
     def __call__(
