@@ -282,7 +282,7 @@ class ImageDataset(Dataset):
     ):
         if len(files) != len(labels): raise ValueError(f"{len(files)} files, {len(labels)} labels; give one for each")
         if seed < 0: raise ValueError(f"seed is {seed}; it must be 0 or more")
-        self.files, self.labels, self.spec, self.augment, self.seed = [str(file) for file in files], torch.tensor(labels), spec, augment, seed
+        self.files, self.labels, self.spec, self.augment, self.seed = [str(file) for file in files], torch.as_tensor(labels), spec, augment, seed
         self.pictures = ImageStore(self.files, size=spec.size, crops=augment, keep=keep)
         self.set_epoch(0)
 
