@@ -74,7 +74,7 @@ def test_compare_twice_gives_the_same(compared, clothes, tmp_path):
 def test_compare_says_how_it_computes(clothes, tmp_path):
     done = run("transfer_compare", clothes, *QUICK, "--recipes", "bn_eval", "--seeds", "1", "--verbose", "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    for word in ("bfloat16", "threads", "memory", "torch.compile"): assert f"{word}" in done.stdout, word
+    for word in ("bfloat16", "threads", "memory", "torch.compile"): assert word in done.stdout, word
 
 
 def test_compare_notices_changed_pictures(clothes, tmp_path):

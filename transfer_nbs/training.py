@@ -164,10 +164,9 @@ def fusable(
     module: nn.Module,
 ) -> list[tuple[str, str]]:  # names of a convolution and of the BN layer that alone reads it
     "The pairs of layers that can be one in eval mode, found by tracing; none where a module can't be traced."
-    known = _pairs.get(module, ())
-    def fits(name, kind): return isinstance(dict(module.named_modules()).get(name), kind)
-    if module not in _pairs or not all(fits(conv, nn.Conv2d) and fits(bn, nn.BatchNorm2d) for conv, bn in known):
-        layers, pairs = dict(module.named_modules()), []
+    layers, pairs = dict(module.named_modules()), []
+    changed = any(not isinstance(layers.get(conv), nn.Conv2d) or not isinstance(layers.get(bn), nn.BatchNorm2d) for conv, bn in _pairs.get(module, ()))
+    if module not in _pairs or changed:
         try:
             with eval_mode(module): nodes = fx.symbolic_trace(module).graph.nodes
         except Exception: nodes = []  # control flow that depends on the images, for one
