@@ -71,6 +71,18 @@ def test_compare_twice_gives_the_same(compared, clothes, tmp_path):
     pd.testing.assert_frame_equal(first, again)
 
 
+def test_compare_alone_gives_the_same_as_shared(clothes, tmp_path):
+    "A recipe with dropout, alone from an empty cache, is equal to the one that found its features there, after another recipe."
+    results = []
+    for recipes in ("deeper_head", "bn_eval,deeper_head"):
+        out = tmp_path / recipes
+        done = run("transfer_compare", clothes, *QUICK, "--epochs", "2", "--recipes", recipes, "--out", out, XDG_CACHE_HOME=str(tmp_path / f"cache {recipes}"))
+        assert done.returncode == 0, done.stderr
+        runs = [json.loads((out / "runs" / f"deeper_head-{seed}.json").read_text()) for seed in range(2)]
+        results.append([(run["history"], run["correct"]) for run in runs])
+    assert results[0] == results[1]
+
+
 def test_compare_says_how_it_computes(clothes, tmp_path):
     done = run("transfer_compare", clothes, *QUICK, "--recipes", "bn_eval", "--seeds", "1", "--verbose", "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from torchvision.ops import StochasticDepth
 
 from .backbone import bn_layers
-from .data import ImageDataset, start_epoch
+from .data import ImageDataset, batch_loader, start_epoch
 from .split import NoRoom, cached, still_used
 from .training import Phase, Precision, Recipe, choose_precision, inference_copy, to_device
 
@@ -128,7 +128,7 @@ class FrozenBody:
 
         def write(folder):
             nonlocal computed
-            start, in_order, computed = time.perf_counter(), DataLoader(dataset, sampler=_chunks(len(dataset)), batch_size=None), True
+            start, in_order, computed = time.perf_counter(), batch_loader(dataset, _chunks(len(dataset))), True
             if dataset.augment: dataset.set_epoch(epoch)
             with open(folder / "features.bin", "wb") as file:
                 for features, _ in feature_batches(self.body, in_order, epoch=epoch, precision=self.precision):
@@ -138,8 +138,7 @@ class FrozenBody:
             (folder / "facts.json").write_text(json.dumps(facts))
 
         def megabytes():
-            one = DataLoader(dataset, sampler=[[0]], batch_size=None)
-            return next(feature_batches(self.body, one, precision=self.precision))[0].nbytes * len(dataset) / 1e6
+            return next(feature_batches(self.body, batch_loader(dataset, [[0]]), precision=self.precision))[0].nbytes * len(dataset) / 1e6
 
         try: folder = cached("features", f"{self.key} {dataset.view_key(epoch)}", write, megabytes=megabytes)
         except NoRoom: return feature_batches(self.body, loader, epoch=epoch, precision=self.precision)

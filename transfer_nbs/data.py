@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['VALID_NAMES', 'ATTEMPTS', 'STORED', 'ImageSpec', 'denormalize', 'show_images', 'read_folder', 'train_transform',
            'centre_view', 'valid_transform', 'draw_views', 'random_crops', 'scale_down', 'ImageStore', 'ImageDataset',
-           'normalize', 'ShuffledBatches', 'start_epoch', 'make_loaders']
+           'normalize', 'ShuffledBatches', 'start_epoch', 'batch_loader', 'make_loaders']
 
 # %% ../nbs/01_data.ipynb #cell-3
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from functools import cache, cached_property, partial
@@ -379,6 +379,16 @@ def start_epoch(
     loader.dataset.set_epoch(epoch)
     loader.sampler.epoch = epoch
 
+def batch_loader(
+    dataset: ImageDataset,
+    batches: Iterable[Sequence[int]], # the pictures of each batch
+    *,
+    num_workers: int = 0, # processes that make batches
+) -> DataLoader: # of whole batches, as the dataset makes them; going through it draws nothing from torch's global generator
+    "Batches of a dataset, in a given order."
+    return DataLoader(dataset, sampler=batches, batch_size=None, num_workers=num_workers, pin_memory=torch.cuda.is_available(),
+                      generator=torch.Generator())  # without it each pass would draw a number, and dropout would see others
+
 def make_loaders(
     table: pd.DataFrame, # columns file, class, split, as `read_folder` gives them
     folder: str | Path, # what the files are relative to
@@ -408,5 +418,4 @@ def make_loaders(
         for dataset in datasets.values(): _ = dataset.pictures.folder
     samplers = {"train": ShuffledBatches(len(datasets["train"]), batch_size, seed=seed),
                 "valid": BatchSampler(SequentialSampler(datasets["valid"]), max(batch_size, 64), drop_last=False)}
-    return tuple(DataLoader(datasets[side], sampler=samplers[side], batch_size=None, num_workers=num_workers, pin_memory=torch.cuda.is_available())
-                 for side in ("train", "valid"))  # batch_size=None: the dataset makes whole batches, nothing is to be collated
+    return tuple(batch_loader(datasets[side], samplers[side], num_workers=num_workers) for side in ("train", "valid"))

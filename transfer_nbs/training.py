@@ -98,7 +98,7 @@ def _measure_precisions(device: torch.device) -> dict[str, float]:
     count, side = (8, 32) if device.type == "cpu" else (128, 64)
     ways = {"float32": (torch.float32, torch.contiguous_format), "float32 channels_last": (torch.float32, torch.channels_last),
             "bfloat16 channels_last": (torch.bfloat16, torch.channels_last)}
-    stack = nn.Sequential(*layers(3), *layers(64), *layers(64), *layers(64)).to(device)
+    with torch.random.fork_rng(devices=[]): stack = nn.Sequential(*layers(3), *layers(64), *layers(64), *layers(64)).to(device)
 
     def seconds(dtype, layout):
         if dtype == torch.bfloat16 and not torch.amp.is_autocast_available(device.type): return float("inf")
