@@ -41,7 +41,7 @@ class Way(NamedTuple):
     script: str  # in benchmarks/tools
     task: str
     way: str  # what the script calls it
-    workers: int  # processes that read pictures; try --workers 0 to see whether a tool is faster without
+    workers: int  # processes that read pictures: the faster of 0 and 2 on two cores; --workers tries others
     own: bool = False  # runs in this environment
 
 
@@ -51,15 +51,15 @@ WAYS = (
     Way("transfer_nbs", "with_transfer_nbs.py", "frozen", "frozen_deeper_head", 0, True),
     Way("article", "article.py", "frozen", "loop", 2),
     Way("fastai", "with_fastai.py", "frozen", "fit_one_cycle", 2),
-    Way("Lightning", "with_lightning.py", "frozen", "BackboneFinetuning", 2),
-    Way("Lightning", "with_lightning.py", "frozen", "no_grad", 2),
-    Way("timm", "with_timm.py", "frozen", "loop", 2),
+    Way("Lightning", "with_lightning.py", "frozen", "BackboneFinetuning", 0),
+    Way("Lightning", "with_lightning.py", "frozen", "no_grad", 0),
+    Way("timm", "with_timm.py", "frozen", "loop", 0),
     Way("transfer_nbs", "with_transfer_nbs.py", "1 + 1", "discriminative_bn_frozen", 0, True),
     Way("transfer_nbs", "with_transfer_nbs.py", "1 + 1", "discriminative_bn_frozen, pictures decoded before", 0, True),
     Way("transfer_nbs", "with_transfer_nbs.py", "1 + 1", "deeper_head", 0, True),
-    Way("article", "article.py", "1 + 1", "loop", 2),
-    Way("fastai", "with_fastai.py", "1 + 1", "fine_tune", 2),
-    Way("Lightning", "with_lightning.py", "1 + 1", "BackboneFinetuning", 2),
+    Way("article", "article.py", "1 + 1", "loop", 0),
+    Way("fastai", "with_fastai.py", "1 + 1", "fine_tune", 0),
+    Way("Lightning", "with_lightning.py", "1 + 1", "BackboneFinetuning", 0),
     Way("timm", "with_timm.py", "1 + 1", "loop", 2),
 )
 
@@ -197,7 +197,7 @@ def beside_others(
     train: int = None,  # images to train on, each class with its share; all
     valid: int = None,  # images to validate with, likewise
     threads: int = None,  # for computing; as many as torch takes
-    workers: int = None,  # processes that read pictures, the same number for the other tools; 2
+    workers: int = None,  # processes that read pictures, the same number for the other tools; each its faster one
     out: str = "runs/beside_others",  # folder for the results
 ):
     "Time transfer_nbs and the tools one would use instead, on the same images, split, network, epochs and batch size."
