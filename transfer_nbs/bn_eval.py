@@ -10,7 +10,7 @@ __all__ = ['BN_POLICIES', 'bn_eval', 'set_bn_eval', 'set_bn_train', 'set_bn_poli
 import json
 import time
 from collections.abc import Iterator
-from functools import partial
+from functools import cached_property, partial
 from hashlib import blake2b
 from pathlib import Path
 
@@ -86,12 +86,13 @@ def feature_batches(
     *,
     epoch: int = 0,  # whose views of the images to use
     precision: Precision | None = None,  # None: choose for the body's device
+    twin: nn.Module | None = None,  # the body's `inference_copy`; None: make it
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:  # features (N, C, h, w) and labels (N,), in the loader's order
     "What a frozen body makes of one epoch of images, batch by batch. Raises ValueError where it is no function."
     if reason := why_no_function(body): raise ValueError(reason)
     device = next(body.parameters()).device
     precision = precision or choose_precision(device)
-    twin = inference_copy(body, precision=precision)
+    twin = twin or inference_copy(body, precision=precision)
     start_epoch(loader, epoch)
     for images, labels in loader:
         with precision.autocast(device): features = twin(to_device(images, device, precision))
@@ -116,6 +117,13 @@ class FrozenBody:
         weights.update(repr((list(body.named_children()), getattr(body, "code", ""), precision.dtype, precision.channels_last, name, torch.get_num_threads())).encode())
         self.key = weights.hexdigest()
 
+    @cached_property
+    def twin(self) -> nn.Module: return inference_copy(self.body, precision=self.precision)
+
+    def batches(self, loader: DataLoader, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        "Features and labels in the loader's order, computed now."
+        return feature_batches(self.body, loader, epoch=epoch, precision=self.precision, twin=self.twin)
+
     def __call__(
         self,
         loader: DataLoader,  # of `make_loaders`
@@ -124,29 +132,32 @@ class FrozenBody:
     ):  # batches of features (N, C, h, w) and labels (N,), in the loader's order
         "The features of one epoch, computed now or at some time before."
         computed, dataset = False, loader.dataset
-        if not isinstance(dataset, ImageDataset): return feature_batches(self.body, loader, epoch=epoch, precision=self.precision)
+        if not isinstance(dataset, ImageDataset): return self.batches(loader, epoch)
 
         def write(folder):
             nonlocal computed
-            start, in_order, computed = time.perf_counter(), batch_loader(dataset, _chunks(len(dataset))), True
+            start, in_order, computed = time.perf_counter(), batch_loader(dataset, _chunks(len(dataset), dataset.spec.size)), True
             if dataset.augment: dataset.set_epoch(epoch)
             with open(folder / "features.bin", "wb") as file:
-                for features, _ in feature_batches(self.body, in_order, epoch=epoch, precision=self.precision):
+                for features, _ in self.batches(in_order, epoch):
                     features = features.permute(0, 2, 3, 1).contiguous().cpu()
                     file.write(features.view(torch.uint8).numpy())
             facts = dict(shape=[len(dataset), *features.shape[1:]], dtype=str(features.dtype), seconds=time.perf_counter() - start)
             (folder / "facts.json").write_text(json.dumps(facts))
 
         def megabytes():
-            return next(feature_batches(self.body, batch_loader(dataset, [[0]]), precision=self.precision))[0].nbytes * len(dataset) / 1e6
+            return next(self.batches(batch_loader(dataset, [[0]]), 0))[0].nbytes * len(dataset) / 1e6
 
         try: folder = cached("features", f"{self.key} {dataset.view_key(epoch)}", write, megabytes=megabytes)
-        except NoRoom: return feature_batches(self.body, loader, epoch=epoch, precision=self.precision)
+        except NoRoom: return self.batches(loader, epoch)
         if not computed: self.store.seconds += json.loads((folder / "facts.json").read_text())["seconds"]
         return StoredFeatures(folder, loader)
 
 
-def _chunks(count: int) -> list[range]: return [range(start, min(start + 64, count)) for start in range(0, count, 64)]
+def _chunks(count: int, size: int) -> list[range]:
+    "Images to compute together: 64, or 32 where they are large."
+    length = 64 if size <= 160 else 32
+    return [range(start, min(start + length, count)) for start in range(0, count, length)]
 
 
 class StoredFeatures:

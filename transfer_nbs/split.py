@@ -290,15 +290,17 @@ def find_duplicates(
     "Group identical and nearly identical pictures; what resembles a copy of a copy is in the group too."
     if len(files) < 2: return []
     hashes, colours = _look_at(files)
-    signs = np.where(hashes, np.float32(1), np.float32(-1))
-    bits, trims, first, second = signs.shape[-1], range(len(TRIMS)), [], []
-    for start in range(0, len(files), 512):  # a dot product of signs is the bits that agree minus those that differ
-        block, rest = signs[start:start + 512], signs[start:]
-        agreement = np.maximum.reduce([block[:, 0] @ rest[:, trim].T for trim in trims]
-                                      + [block[:, trim] @ rest[:, 0].T for trim in trims[1:]])
+    def signs(start): return np.where(hashes[start:start + 2048], np.float32(1), np.float32(-1))
+    bits, trims, first, second = hashes.shape[-1], range(len(TRIMS)), [], []
+    for start, other in ((i, j) for i in range(0, len(files), 2048) for j in range(i, len(files), 2048)):  # tiles, so that memory doesn't grow with the square
+        these, those = signs(start), signs(other)
+        agreement = these[:, 0] @ those[:, 0].T  # a dot product of signs is the bits that agree minus those that differ
+        for trim in trims[1:]:
+            np.maximum(agreement, these[:, 0] @ those[:, trim].T, out=agreement)
+            np.maximum(agreement, these[:, trim] @ those[:, 0].T, out=agreement)
         rows, columns = np.nonzero(agreement >= bits - 2 * threshold)
         first.append(rows + start)
-        second.append(columns + start)
+        second.append(columns + other)
     first, second = np.concatenate(first), np.concatenate(second)
     alike = np.abs(colours[first] - colours[second]).max(axis=(1, 2, 3)) <= SAME_COLOURS
     first, second = first[alike], second[alike]

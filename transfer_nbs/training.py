@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['Groups', 'from_scratch', 'random_features', 'Precision', 'choose_device', 'choose_precision', 'measured_precisions',
-           'hold_memory', 'release_memory', 'describe_choices', 'describe_environment', 'fusable', 'inference_copy',
-           'Evaluation', 'evaluate', 'to_device', 'all_parameters', 'body_and_head', 'check_groups', 'Phase', 'Recipe',
-           'divide_epochs', 'train_epoch', 'start_phase', 'frozen_weights_cast', 'fit', 'plot_history']
+           'hold_memory', 'release_memory', 'slow_gradients', 'describe_choices', 'describe_environment', 'fusable',
+           'inference_copy', 'Evaluation', 'evaluate', 'to_device', 'all_parameters', 'body_and_head', 'check_groups',
+           'Phase', 'Recipe', 'divide_epochs', 'train_epoch', 'start_phase', 'depthwise', 'quick_depthwise',
+           'frozen_weights_cast', 'fit', 'plot_history']
 
 # %% ../nbs/03_training.ipynb #cell-3
 import copy
@@ -17,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -85,15 +86,28 @@ def measured_precisions(
     device: torch.device,
 ) -> dict[str, float]:  # seconds for a training step, for each way to compute
     "How long a small stack of convolutions takes to train on, measured once for a device and a version of torch."
+    return _measured("precision", device, _measure_precisions)
+
+
+def _measured(kind: str, device: torch.device, measure: Callable[[torch.device], dict[str, float]]) -> dict[str, float]:
+    "What was measured on this device before, or is now."
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else sorted(torch.cpu.get_capabilities().items())
-    def write(folder): (folder / "seconds.json").write_text(json.dumps(_measure_precisions(device)))
-    try: folder = cached("precision", f"{device.type} {name}", write, megabytes=lambda: 0)
-    except NoRoom: return _measure_precisions(device)
+    def write(folder): (folder / "seconds.json").write_text(json.dumps(measure(device)))
+    try: folder = cached(kind, f"{device.type} {name}", write, megabytes=lambda: 0)
+    except NoRoom: return measure(device)
     return json.loads((folder / "seconds.json").read_text())
 
 
-def _measure_precisions(device: torch.device) -> dict[str, float]:
+def _shortest(ways: dict[str, Callable[[], float]]) -> dict[str, float]:
     "In turn, on one core (others may be busy), and the shortest of six."
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try: rounds = [{name: seconds() for name, seconds in ways.items()} for _ in range(7)]
+    finally: torch.set_num_threads(threads)
+    return {name: min(times[name] for times in rounds[1:]) for name in ways}
+
+
+def _measure_precisions(device: torch.device) -> dict[str, float]:
     def layers(channels): return [nn.Conv2d(channels, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
     count, side = (8, 32) if device.type == "cpu" else (128, 64)
     ways = {"float32": (torch.float32, torch.contiguous_format), "float32 channels_last": (torch.float32, torch.channels_last),
@@ -109,11 +123,7 @@ def _measure_precisions(device: torch.device) -> dict[str, float]:
         stack[0].weight.grad.sum().item()  # waits until a GPU has caught up
         return time.perf_counter() - start
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try: rounds = [{name: seconds(*way) for name, way in ways.items()} for _ in range(7)]
-    finally: torch.set_num_threads(threads)
-    return {name: min(times[name] for times in rounds[1:]) for name in ways}
+    return _shortest({name: partial(seconds, *way) for name, way in ways.items()})
 
 
 @cache
@@ -130,6 +140,25 @@ def release_memory() -> None:
     if hold_memory(): ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
+def slow_gradients(
+    device: torch.device,
+) -> float:  # 1: as long; on anything but a CPU, where bfloat16 has no such gap, always 1
+    "How many times as long the gradient for the input of a strided depthwise convolution takes in bfloat16 as in float32, measured once."
+    if device.type != "cpu": return 1.0
+    times = _measured("gradient", device, _measure_gradients)
+    return times["bfloat16"] / times["float32"]
+
+
+def _measure_gradients(device: torch.device) -> dict[str, float]:
+    weight, gradient = torch.ones(64, 1, 3, 3), torch.ones(8, 64, 16, 16).to(memory_format=torch.channels_last)
+
+    def seconds(dtype):
+        start = time.perf_counter()
+        nn.grad.conv2d_input((8, 64, 32, 32), weight.to(dtype), gradient.to(dtype), stride=2, padding=1, groups=64)
+        return time.perf_counter() - start
+    return _shortest({name: partial(seconds, getattr(torch, name)) for name in ("float32", "bfloat16")})
+
+
 def describe_choices(
     device: torch.device,
     *,
@@ -138,8 +167,10 @@ def describe_choices(
     "How this machine computes, and why."
     times = measured_precisions(device)
     measured = ", ".join(f"{name} {1000 * seconds:.0f} ms" for name, seconds in times.items())
-    return [f"{choose_precision(device, precision=precision).reason} (a small stack of convolutions on one core: {measured})",
+    chosen, slow = choose_precision(device, precision=precision), slow_gradients(device)
+    return [f"{chosen.reason} (a small stack of convolutions on one core: {measured})",
             f"{torch.get_num_threads()} threads, as many as torch finds cores; they also cut the crops, so no worker processes",
+            *([f"strided depthwise convolutions compute the gradient for their input in float32: in bfloat16 it takes {slow:.0f} times as long"] * (chosen.dtype == torch.bfloat16 and slow > 2)),
             "freed memory is kept for the next batch" if hold_memory() else "freed memory goes back to the system: this C library can't be told to keep it",
             "no torch.compile: compiling takes longer than it saves in a run of minutes"]
 
@@ -160,6 +191,11 @@ def describe_environment(
 _pairs = WeakKeyDictionary()  # module -> names of (convolution, BN layer) that follow one another
 
 
+class _Tracer(fx.Tracer):
+    "Doesn't look into BN layers, which may be derived from torch's own."
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool: return isinstance(module, nn.modules.batchnorm._BatchNorm) or super().is_leaf_module(module, name)
+
+
 def fusable(
     module: nn.Module,
 ) -> list[tuple[str, str]]:  # names of a convolution and of the BN layer that alone reads it
@@ -168,7 +204,7 @@ def fusable(
     changed = any(not isinstance(layers.get(conv), nn.Conv2d) or not isinstance(layers.get(bn), nn.BatchNorm2d) for conv, bn in _pairs.get(module, ()))
     if module not in _pairs or changed:
         try:
-            with eval_mode(module): nodes = fx.symbolic_trace(module).graph.nodes
+            with eval_mode(module): nodes = _Tracer().trace(module).nodes
         except Exception: nodes = []  # control flow that depends on the images, for one
         called = [node.target for node in nodes if node.op == "call_module"]
         for node in nodes:
@@ -343,6 +379,71 @@ def start_phase(
     return torch.optim.Adam(trained, fused=True)  # fused: one pass over all parameters
 
 
+class _ExactInputGradient(torch.autograd.Function):
+    "A convolution whose gradient for its input is computed in float32, and all else as autocast would."
+    @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)
+    def forward(ctx, images, weight, bias, options):
+        ctx.save_for_backward(images, weight)
+        ctx.options = options
+        return F.conv2d(images, weight, bias, **options)
+
+    @staticmethod
+    @torch.amp.custom_bwd(device_type="cpu")
+    def backward(ctx, gradient):
+        images, weight = ctx.saved_tensors
+        for_images, for_weight, for_bias, _ = ctx.needs_input_grad
+        return (nn.grad.conv2d_input(images.shape, weight.float(), gradient.float(), **ctx.options).to(images.dtype) if for_images else None,
+                nn.grad.conv2d_weight(images, weight.shape, gradient, **ctx.options) if for_weight else None,
+                gradient.sum((0, 2, 3)) if for_bias else None, None)
+
+
+def _quick_forward(layer: nn.Conv2d, scale: torch.Tensor | None, shift: torch.Tensor | None, exact: bool, images: torch.Tensor) -> torch.Tensor:
+    weight, bias = layer.weight, layer.bias
+    if scale is not None: weight, bias = weight * scale[:, None, None, None], shift if bias is None else bias * scale + shift
+    options = dict(stride=layer.stride, padding=layer.padding, dilation=layer.dilation, groups=layer.groups)
+    return _ExactInputGradient.apply(images, weight, bias, options) if exact else F.conv2d(images, weight, bias, **options)
+
+
+def depthwise(module: nn.Module) -> list[nn.Conv2d]:
+    "The depthwise convolutions of a module: a filter for each channel."
+    return [layer for layer in module.modules() if type(layer) is nn.Conv2d and layer.groups == layer.in_channels > 1]
+
+
+def _pass_on(images: torch.Tensor) -> torch.Tensor: return images
+
+
+def _plain(layer: nn.Module) -> bool: return type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+
+
+@contextmanager
+def quick_depthwise(
+    model: nn.Module,
+    precision: Precision,
+) -> Iterator[dict[nn.Conv2d, tuple]]:  # the layers that compute another way; scale, shift and whether the gradient is exact
+    """For a `with` block, train networks with depthwise convolutions as a CPU does it best.
+
+    Their time goes into moving activations. So BN layers that neither learn nor follow the batch are multiplied into the filters before
+    them, which go on learning; and strided depthwise convolutions compute the gradient for their input in float32, where bfloat16 is slow at it.
+    """
+    layers, names = depthwise(model), dict(model.named_modules())
+    ways, folded = {}, []
+    if layers and layers[0].weight.device.type == "cpu":
+        for conv, bn in ((names[conv], names[bn]) for conv, bn in fusable(model)):
+            if bn.training or bn.weight is None or any(parameter.requires_grad for parameter in bn.parameters()) or not _plain(conv): continue
+            scale = bn.weight / torch.sqrt(bn.running_var + bn.eps)
+            ways[conv] = (scale, bn.bias - bn.running_mean * scale, False)
+            folded.append(bn)
+        if precision.dtype == torch.bfloat16 and slow_gradients(layers[0].weight.device) > 2:
+            for layer in layers:
+                if max(layer.stride) > 1 and _plain(layer): ways[layer] = (*ways.get(layer, (None, None))[:2], True)
+    for layer, way in ways.items(): layer.forward = partial(_quick_forward, layer, *way)
+    for bn in folded: bn.forward = _pass_on
+    try: yield ways
+    finally:
+        for layer in [*ways, *folded]: del layer.forward
+
+
 @contextmanager
 def frozen_weights_cast(
     module: nn.Module,
@@ -400,7 +501,7 @@ def fit(
             for _ in range(length):
                 part, batches = part_and_batches(train_loader)
                 start_epoch(train_loader, len(history))
-                with frozen_weights_cast(part, precision):
+                with frozen_weights_cast(part, precision), quick_depthwise(part, precision):
                     train_loss, train_accuracy = train_epoch(part, batches, optimizer, precision=precision, schedule=schedule, bar=bar)
                 part, batches = part_and_batches(valid_loader)
                 valid = evaluate(part, batches, precision=precision, bar=bar)
