@@ -1,33 +1,35 @@
-"""Where the time of each recipe goes on the practice data, how that stands to its computing alone, and what sharing saves.
+"""Where the time of each recipe goes on the practice data, how that stands to its computing alone, and what torch.compile would change.
 
     python benchmarks/stages.py --out nbs/results/speed"""
 
-import shutil
+import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 from fastcore.script import call_parse
+from sharing import forget
 
 from transfer_nbs.clothes import practice_folder
 from transfer_nbs.compare import PRACTICE_IMAGES, PRACTICE_VALID, RECIPES, CompareSettings, check_writable, run_recipe
 from transfer_nbs.data import read_folder
-from transfer_nbs.speed import STAGES, limit_seconds, time_recipe
-from transfer_nbs.split import cache_folder, user_errors
-from transfer_nbs.training import choose_device, choose_precision, describe_environment
+from transfer_nbs.speed import STAGES, bare_step, images_per_second, limit_seconds, time_recipe
+from transfer_nbs.split import user_errors
+from transfer_nbs.training import Precision, choose_device, choose_precision, describe_environment
 
 
-def forget(kind: str) -> None:
-    "Remove what the cache holds of a kind: features, or pictures."
-    for entry in cache_folder().glob(f"computed/{kind}-*"): shutil.rmtree(entry)
-
-
-def time_seeds(seeds: int, settings: CompareSettings, table: pd.DataFrame, folder: Path) -> float:
-    "Wall seconds of `bn_eval` with several seeds, from a cache without features."
-    forget("features")
-    start = time.perf_counter()
-    for seed in range(seeds): run_recipe(RECIPES["bn_eval"], settings, table, folder, seed=seed)
-    return time.perf_counter() - start
+def time_compiled(settings: CompareSettings, recipe: str, precision: Precision) -> dict:
+    "How fast the computing of a recipe's last phase is as it is written and by `torch.compile`, and how long compiling takes."
+    phase = RECIPES[recipe].phases[-1]
+    def step(compiled): return bare_step(RECIPES[recipe], settings, phase=phase, precision=precision, compiled=compiled)
+    written = images_per_second(step(False), batch_size=settings.batch_size, seconds=3)
+    start, quick = time.perf_counter(), step(True)
+    quick()
+    seconds = time.perf_counter() - start
+    ratio = images_per_second(quick, batch_size=settings.batch_size, seconds=3) / written
+    return dict(network=settings.arch, size=settings.size, computing="forward" if recipe == "bn_eval" else "training", speed=round(ratio, 3), compile_seconds=round(seconds, 1),
+                pays_after=round(seconds * written * ratio / (ratio - 1)) if ratio > 1 else "never")
 
 
 @call_parse
@@ -52,7 +54,9 @@ def stages(
                                  limit=round(limit, 2), **{stage: round(seconds[stage], 3) for stage in STAGES}))
                 print(f"{name:28} {rows[-1]['pictures']:15} {rows[-1]['reached']:.2f} of the limit", flush=True)
         pd.DataFrame(rows).to_csv(Path(out) / "stages.csv", index=False)
-        one, three = time_seeds(1, settings, table, folder), time_seeds(3, settings, table, folder)
-        pd.DataFrame([dict(runs="bn_eval", one_seed=round(one, 2), three_seeds=round(three, 2), ratio=round(three / one, 3))]).to_csv(Path(out) / "sharing.csv", index=False)
-        print(f"three seeds of bn_eval cost {three / one:.2f} times one")
+        os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"  # what was compiled on another day is compiled again
+        networks = (settings, replace(settings, arch="mobilenet_v2", weights="random", size=224))
+        compiled = pd.DataFrame([time_compiled(network, name, precision) for network in networks for name in ("bn_eval", "discriminative_bn_frozen")])
+        compiled.to_csv(Path(out) / "compile.csv", index=False)
+        print(compiled.to_string(index=False))
         (Path(out) / "environment.txt").write_text(describe_environment() + "\n", encoding="utf-8")

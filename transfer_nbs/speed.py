@@ -32,6 +32,7 @@ def bare_step(
     phase: Phase,  # which of the recipe's
     precision: Precision,
     num_classes: int = 2,
+    compiled: bool = False,  # by `torch.compile`
 ):  # a function without arguments: one forward pass where the body is frozen, else one training step
     "The computing of one batch and nothing else: the limit for a phase of a recipe."
     model = build_model(recipe, settings, num_classes=num_classes)
@@ -41,6 +42,7 @@ def bare_step(
     images = torch.randn(settings.batch_size, 3, settings.size, settings.size, device=device).to(memory_format=layout)
     labels, frozen = torch.arange(settings.batch_size, device=device) % num_classes, not any(p.requires_grad for p in model.body.parameters())
     model.train().to(memory_format=layout)
+    if compiled: (model.body if frozen else model).compile()
 
     def step():
         with precision.autocast(device):
@@ -95,6 +97,7 @@ def stopwatch() -> Iterator[dict[str, float]]:  # stage to seconds, without the 
 
     def switch():
         nonlocal since
+        if torch.cuda.is_available(): torch.cuda.synchronize()  # a stage ends when its work is done, not when it has been handed over
         now = time.perf_counter()
         seconds[running[-1]] += now - since
         since = now

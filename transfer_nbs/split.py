@@ -11,7 +11,7 @@ __all__ = ['IMAGE_EXTENSIONS', 'SPLIT_NAMES', 'HASH_SIZE', 'TRIMS', 'SAME_PICTUR
 # %% ../nbs/00_split.ipynb #cell-3
 import errno, hashlib, json, os, shutil, sys, tempfile, time, warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
@@ -264,21 +264,27 @@ def _in_threads(
     function, # called with one file
     files: list[Path], # what to call it with
     title: str, # shown by the progress bar, which appears in a terminal only
-) -> list: # the results, in the order of the files
+) -> Iterator: # the results, in the order of the files
     "Call a function for many files on all cores; reading and decoding run outside Python's lock."
-    with ThreadPoolExecutor() as pool:
-        return list(tqdm(pool.map(function, files), total=len(files), desc=title, leave=False, disable=None))
+    with ThreadPoolExecutor() as pool, tqdm(total=len(files), desc=title, leave=False, disable=None) as bar:
+        for start in range(0, len(files), 1024):  # so that no more than these wait
+            for result in pool.map(function, files[start:start + 1024]):
+                bar.update()
+                yield result
 
 def _look_at(
     files: list[Path], # pictures
-) -> tuple[np.ndarray, np.ndarray]: # hashes (N, 3, 256) of bool, colours (N, 4, 4, 3)
+) -> tuple[np.ndarray, np.ndarray]: # hashes (N, 3, 32), eight bits in each number; colours (N, 4, 4, 3); of uint8
     "Hash and colours of each picture; looked up where these files were looked at before."
     def look(file):
         image = open_image(file)
-        return perceptual_hash(image), colour_grid(image)
-    def compute(): return tuple(map(np.array, zip(*_in_threads(look, files, "comparing pictures"))))
+        return np.packbits(perceptual_hash(image), axis=-1), colour_grid(image)
+    def compute():
+        hashes, colours = np.empty((len(files), len(TRIMS), HASH_SIZE**2 // 8), np.uint8), np.empty((len(files), COLOUR_GRID, COLOUR_GRID, 3), np.uint8)
+        for row, looks in enumerate(_in_threads(look, files, "comparing pictures")): hashes[row], colours[row] = looks
+        return hashes, colours
     def write(folder): np.savez(folder / "looks.npz", *compute())
-    try: folder = cached("looks", file_stamps(files), write, megabytes=lambda: 0.001 * len(files))
+    try: folder = cached("looks", f"packed {file_stamps(files)}", write, megabytes=lambda: 0.00015 * len(files))
     except NoRoom: return compute()
     with np.load(folder / "looks.npz") as looks: return looks["arr_0"], looks["arr_1"]
 
@@ -290,23 +296,23 @@ def find_duplicates(
     "Group identical and nearly identical pictures; what resembles a copy of a copy is in the group too."
     if len(files) < 2: return []
     hashes, colours = _look_at(files)
-    def signs(start): return np.where(hashes[start:start + 2048], np.float32(1), np.float32(-1))
-    bits, trims, first, second = hashes.shape[-1], range(len(TRIMS)), [], []
-    for start, other in ((i, j) for i in range(0, len(files), 2048) for j in range(i, len(files), 2048)):  # tiles, so that memory doesn't grow with the square
+    def signs(start): return np.where(np.unpackbits(hashes[start:start + 1024], axis=-1), np.float32(1), np.float32(-1))
+    trims, group_of = range(len(TRIMS)), np.arange(len(files))
+    for start, other in ((i, j) for i in range(0, len(files), 1024) for j in range(i, len(files), 1024)):  # tiles, so that memory doesn't grow with the square
         these, those = signs(start), signs(other)
         agreement = these[:, 0] @ those[:, 0].T  # a dot product of signs is the bits that agree minus those that differ
         for trim in trims[1:]:
             np.maximum(agreement, these[:, 0] @ those[:, trim].T, out=agreement)
             np.maximum(agreement, these[:, trim] @ those[:, 0].T, out=agreement)
-        rows, columns = np.nonzero(agreement >= bits - 2 * threshold)
-        first.append(rows + start)
-        second.append(columns + other)
-    first, second = np.concatenate(first), np.concatenate(second)
-    alike = np.abs(colours[first] - colours[second]).max(axis=(1, 2, 3)) <= SAME_COLOURS
-    first, second = first[alike], second[alike]
-    pairs = coo_array((np.ones(len(first), bool), (first, second)), shape=(len(files), len(files)))
+        first, second = np.add(np.nonzero(agreement >= HASH_SIZE**2 - 2 * threshold), [[start], [other]])
+        apart = group_of[first] != group_of[second]  # others, a picture and itself among them, are in one group already
+        first, second = first[apart], second[apart]
+        alike = np.abs(colours[first].astype(np.int16) - colours[second]).max(axis=(1, 2, 3), initial=0) <= SAME_COLOURS
+        if alike.any():
+            pairs = coo_array((np.ones(alike.sum(), bool), (group_of[first[alike]], group_of[second[alike]])), shape=(len(files), len(files)))
+            group_of = connected_components(pairs, directed=False)[1][group_of]
     groups = {}
-    for file, group in zip(files, connected_components(pairs, directed=False)[1]):
+    for file, group in zip(files, group_of):
         groups.setdefault(group, []).append(file)
     return [group for group in groups.values() if len(group) > 1]
 
@@ -347,7 +353,7 @@ def _content_hashes(
     files: list[Path], # any
 ) -> list[str]: # 64 hexadecimal digits each
     "`content_hash` of each file, looked up where these files were read before."
-    def compute(): return _in_threads(content_hash, files, "reading files")
+    def compute(): return list(_in_threads(content_hash, files, "reading files"))
     def write(folder): np.save(folder / "hashes.npy", np.array(compute()))
     try: return np.load(cached("hashes", file_stamps(files), write, megabytes=lambda: 0.0003 * len(files)) / "hashes.npy").tolist()
     except NoRoom: return compute()
