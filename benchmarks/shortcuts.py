@@ -4,7 +4,6 @@
 
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -12,13 +11,14 @@ import numpy as np
 import pandas as pd
 from fastcore.script import Param, call_parse
 
+from transfer_nbs.bn_eval import FeatureStore
 from transfer_nbs.clothes import practice_folder
 from transfer_nbs.compare import PRACTICE_VALID, RECIPES, CompareSettings, check_recipes, check_writable, compare_pairs, run_recipe
-from transfer_nbs.data import make_loaders, read_folder
+from transfer_nbs.data import read_folder
 from transfer_nbs.split import user_errors
 from transfer_nbs.training import describe_environment
 
-SHORTCUTS = ("bfloat16 instead of float32", "pictures stored at 1.5 times the size instead of whole", "the same crops for every seed instead of its own",
+SHORTCUTS = ("bfloat16 instead of float32", "pictures stored at 1.5 times the size instead of whole", "frozen bodies see the same crops for every seed instead of its own",
              "depthwise layers trained another way")
 NAMES = ("bn_eval", "discriminative_bn_frozen")
 
@@ -28,11 +28,11 @@ def answers(name: str, settings: CompareSettings, table: pd.DataFrame, folder: P
     if without == SHORTCUTS[0]: settings = replace(settings, precision="float32")
     rows = []
     for seed in range(settings.seeds):
+        features = FeatureStore(view_seed=seed if without == SHORTCUTS[2] else 0)
         with ExitStack() as stack:
             if without == SHORTCUTS[1]: stack.enter_context(patch("transfer_nbs.data.STORED", float("inf")))
-            if without == SHORTCUTS[2]: stack.enter_context(patch("transfer_nbs.compare.make_loaders", partial(make_loaders, view_seed=seed)))
             if without == SHORTCUTS[3]: stack.enter_context(patch("transfer_nbs.training.depthwise", lambda module: []))
-            rows.append([int(answer) for answer in run_recipe(RECIPES[name], settings, table, folder, seed=seed)["correct"]])
+            rows.append([int(answer) for answer in run_recipe(RECIPES[name], settings, table, folder, seed=seed, features=features)["correct"]])
     return np.array(rows)
 
 
@@ -47,6 +47,7 @@ def shortcuts(
 ):
     "Accuracy with and without each shortcut, its difference, and the p value of that."
     with user_errors("shortcuts"):
+        if seeds < 2: raise ValueError(f"seeds is {seeds}: give 2 or more")
         check_writable(out)
         table = read_folder(folder, valid_fraction=0.2) if folder else read_folder(folder := practice_folder(progress=True), valid_fraction=PRACTICE_VALID)
         settings, rows = CompareSettings(recipes=NAMES, arch=arch, weights=weights, size=size, seeds=seeds), []

@@ -114,10 +114,12 @@ def test_compare_goes_without_a_cache(compared, clothes, tmp_path):
     pd.testing.assert_frame_equal(again, pd.read_csv(compared[0] / "results.csv").drop(columns=MEASURED))
 
 
-def test_benchmark_names_what_is_wrong(tmp_path):
-    script = Path(__file__).resolve().parent.parent / "benchmarks" / "beside_others.py"
-    for options, words in ((["--precision", "float8"], ("float8", "bfloat16")), ([tmp_path / "gone"], (tmp_path / "gone",)), (["--arch", "resnet81"], ("resnet81",))):
-        assert_one_line_error(run("python", script, *options, "--out", tmp_path / "out"), *words)
+@pytest.mark.parametrize("script, options, word", [("beside_others.py", ["--precision", "float8"], "float8"), ("beside_others.py", ["gone"], "gone"), ("beside_others.py", ["--arch", "resnet81"], "resnet81"),
+                                                   ("growth.py", ["--only", "recipe"], "recipe"), ("sharing.py", ["gone"], "gone"), ("shortcuts.py", ["--seeds", "0"], "seeds"), ("stages.py", ["--rounds", "0"], "rounds"), ("compiling.py", ["--rounds", "0"], "rounds")])
+def test_benchmarks_name_what_is_wrong(script, options, word, tmp_path):
+    folder = Path(__file__).resolve().parent.parent / "benchmarks"
+    assert_one_line_error(run("python", folder / script, *options, "--out", tmp_path / "out"), word)
+    assert not list(tmp_path.glob("out/*"))
 
 
 def test_compare_goes_on_and_does_not_repeat(compared, clothes, tmp_path):

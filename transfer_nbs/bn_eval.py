@@ -7,6 +7,7 @@ __all__ = ['BN_POLICIES', 'bn_eval', 'set_bn_eval', 'set_bn_train', 'set_bn_poli
            'FrozenBody', 'StoredFeatures', 'FeatureStore']
 
 # %% ../nbs/05_bn_eval.ipynb #cell-3
+import copy
 import json
 import time
 from collections.abc import Iterator
@@ -106,7 +107,7 @@ class FrozenBody:
         self,
         body: nn.Module,
         precision: Precision,
-        store: "FeatureStore",  # whose clock to use
+        store: "FeatureStore",  # whose clock and crops to use
     ):
         self.body, self.precision, self.store, weights = body, precision, store, blake2b()
         for name, value in body.state_dict().items():
@@ -131,8 +132,10 @@ class FrozenBody:
         epoch: int,  # whose views of the images to use
     ):  # batches of features (N, C, h, w) and labels (N,), in the loader's order
         "The features of one epoch, computed now or at some time before."
-        computed, dataset = False, loader.dataset
-        if not isinstance(dataset, ImageDataset): return self.batches(loader, epoch)
+        if not isinstance(loader.dataset, ImageDataset): return self.batches(loader, epoch)
+        computed, dataset = False, copy.copy(loader.dataset)
+        dataset.seed = self.store.view_seed
+        loader = batch_loader(dataset, loader.sampler, num_workers=loader.num_workers)  # the loader's order, the store's crops
 
         def write(folder):
             nonlocal computed
@@ -180,8 +183,13 @@ class StoredFeatures:
 
 
 class FeatureStore:
-    "Features of frozen bodies, computed once for the same weights and views."
-    def __init__(self): self.seconds = 0.0  # that the features given out again took when they were computed
+    "Features of frozen bodies, computed once for the same weights and crops, which are the same for every run."
+    def __init__(
+        self,
+        *,
+        view_seed: int = 0,  # of crops and mirroring in all epochs whose features are given out
+    ):
+        self.view_seed, self.seconds = view_seed, 0.0  # that the features given out again took when they were computed
 
     def open(
         self,

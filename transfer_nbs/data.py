@@ -395,8 +395,7 @@ def make_loaders(
     spec: ImageSpec, # class names, size and normalisation
     *,
     batch_size: int = 64, # pictures at a time in training, 2 or more; in validation 64 at least, as no gradient needs room
-    seed: int = 0, # of the order
-    view_seed: int = 0, # of crops and mirroring
+    seed: int = 0, # of order, crops and mirroring
     num_workers: int = 0, # processes that make batches; the tensors are the same for any number
     keep: bool = True, # whether to decode each picture once and keep it on disk
 ) -> tuple[DataLoader, DataLoader]: # (train_loader, valid_loader) of images (N, 3, size, size) and labels (N,)
@@ -413,7 +412,7 @@ def make_loaders(
         if rows.empty: raise ValueError(f"no picture of the table has split {side!r}; both sides need some")
         labels = [spec.class_names.index(name) for name in rows["class"]]
         files = [Path(folder) / file for file in rows["file"]]
-        datasets[side] = ImageDataset(files, labels, spec, augment=side == "train", seed=view_seed, keep=keep)
+        datasets[side] = ImageDataset(files, labels, spec, augment=side == "train", seed=seed, keep=keep)
     if num_workers:  # or each of them would decode the pictures for itself
         for dataset in datasets.values(): _ = dataset.pictures.folder
     samplers = {"train": ShuffledBatches(len(datasets["train"]), batch_size, seed=seed),
