@@ -146,7 +146,7 @@ def plot_stages(
         ax.barh(rows, share, left=left, height=0.62, color=colours[stage], label=stage)
         left = left + share
     if limits is not None: ax.plot(limits / total, rows, "|", color="black", markersize=17, markeredgewidth=2, label="computing alone")
-    ax.set(yticks=rows, yticklabels=seconds.index, ylim=(len(seconds) - 0.5, -0.5), xlabel="share of the time")
+    ax.set(yticks=rows, yticklabels=seconds.index, ylim=(len(seconds) - 0.5, -0.5), xlabel="share of the recipe's time")
     ax.spines[["top", "right", "left"]].set_visible(False)
-    ax.legend(frameon=False, fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.45, 1))
+    ax.legend(frameon=False, fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.45, 1), markerscale=0.5)
     return ax
