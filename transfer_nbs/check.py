@@ -9,7 +9,7 @@ __all__ = ['FEW', 'RARE', 'FAR', 'KINDS', 'UNDECODABLE', 'LOOK', 'IN_MEMORY', 'L
            'findings_to_json', 'transfer_check']
 
 # %% ../nbs/30_check.ipynb #check-03
-import errno, hashlib, io, json, os, shutil, threading, warnings
+import errno, hashlib, io, json, os, shlex, shutil, threading, warnings
 from collections import Counter
 from contextlib import nullcontext, suppress
 from pathlib import Path, PurePosixPath
@@ -51,6 +51,7 @@ KINDS = {  # what matters most comes first
     "skipped picture": Kind("warning", "a picture with an extension that isn't read", "save it as JPEG or PNG, or it stays out"),
     "no picture": Kind("warning", "a file that is no picture", "nothing, it stays out; keep it elsewhere to be rid of this line"),
     "outside": Kind("warning", "a picture that lies in no class", "move it into the folder of its class, or it stays out"),
+    "half empty": Kind("warning", "decodes, but its data end in zeros: half a download, mostly grey", "look at it, and fetch it again"),
     "animated": Kind("warning", "several frames or pages, of which the first counts", "save the frames that you want as pictures of their own"),
     "small": Kind("warning", f"more than {FAR} times smaller than the middle picture", "look at it: an icon, a thumbnail, a placeholder?"),
     "large": Kind("note", f"more than {FAR} times larger than the middle picture", "nothing, or scale it down to save time"),
@@ -106,15 +107,26 @@ def unusual_mode(
     modes = {"RGB": "", "P": "palette", "1": "grey", "L": "grey", "CMYK": "CMYK"}
     return modes.get(image.mode, "other mode")
 
+def _half_empty(
+    data: io.BufferedIOBase, # a whole JPEG or WebP file
+) -> bool:
+    "Whether the data of a picture stop before its end, and zeros follow."
+    data.seek(-min(512, data.seek(0, os.SEEK_END)), os.SEEK_END)
+    if data.read().strip(b"\0"): return False
+    data.seek(0)
+    return not data.read().rstrip(b"\0").endswith(b"\xff\xd9")
+
 def _oddities(
     image: Image.Image, # decoded
-    suffix: str, # of its file
+    data: io.BufferedIOBase, # its file
+    suffix: str, # the file's extension
 ) -> list[tuple[str, str]]: # kind, and what there is to say
     "What a sound picture has about it that may surprise."
     found, photograph = [], "JPEG" if image.format == "MPO" else image.format
     expected = Image.registered_extensions().get(suffix.lower())
     with suppress(Exception):  # the first frame is sound, and nobody reads the others
         if image.format != "MPO" and getattr(image, "is_animated", False): found.append(("animated", f"{image.n_frames} frames or pages"))
+    if photograph in ("JPEG", "WEBP") and _half_empty(data): found.append(("half empty", "ends in zeros"))
     if photograph != expected: found.append(("wrong extension", f"{photograph}, not {expected}"))
     if image.getexif().get(ExifTags.Base.Orientation) in range(2, 9): found.append(("turned", f"orientation {image.getexif()[ExifTags.Base.Orientation]}"))
     return found
@@ -142,7 +154,7 @@ def examine(
         with open(path, "rb") as file:
             if path.suffix.lower() not in IMAGE_EXTENSIONS: return Look([_stray(file)])
             return _examine(file if os.fstat(file.fileno()).st_size > IN_MEMORY else io.BytesIO(file.read()), path.suffix)
-    except OSError as error: return Look([("unreadable", error.strerror or str(error))])
+    except (OSError, MemoryError) as error: return Look([("unreadable", getattr(error, "strerror", None) or type(error).__name__)])
 
 def _stray(
     file: io.BufferedIOBase, # without a picture's extension
@@ -168,7 +180,7 @@ def _examine(
             picture = _to_rgb(picture.reduce(factor) if factor > 1 and picture.mode in ("L", "RGB") else picture)
     except Exception as error: return Look([explain(data, error)])
     hashes = np.concatenate([perceptual_hash(picture), perceptual_hash(ImageOps.mirror(picture), trims=(0,))])
-    return Look(_oddities(image, suffix), mode, size, digest, np.packbits(hashes, axis=-1), colour_grid(picture).astype(np.uint8))
+    return Look(_oddities(image, data, suffix), mode, size, digest, np.packbits(hashes, axis=-1), colour_grid(picture).astype(np.uint8))
 
 # %% ../nbs/30_check.ipynb #check-28
 COPY_SEVERITY = ("leak under two labels", "leak", "two labels", "copies")  # of a pair, the worst first
@@ -222,11 +234,11 @@ def find_copies(
     return pd.DataFrame(np.concatenate([near, same, np.array(shared, int).reshape(-1, 5)]), columns=["first", "second", "severity", "way", "bits"])
 
 def _near_copies(
-    digests: np.ndarray, # as in `find_copies`
-    hashes: np.ndarray,
-    colours: np.ndarray,
-    classes: np.ndarray,
-    sides: np.ndarray,
+    digests: np.ndarray, # (N, 32), as all of these in `find_copies`
+    hashes: np.ndarray, # (N, 4, 32)
+    colours: np.ndarray, # (N, 4, 4, 3)
+    classes: np.ndarray, # (N,)
+    sides: np.ndarray, # (N,)
 ) -> np.ndarray: # (P, 5) of int: first, second, severity, way, bits
     "Pairs that look alike, thinned out to the worst ones whenever there are many."
     tiles, heap, count = -(-len(digests) // 1024), [np.empty((0, 4), np.int64)], len(digests)
@@ -254,7 +266,7 @@ class Place(NamedTuple):
 
 def list_places(
     folder: str | Path, # FOLDER/<class>/..., or FOLDER/<side>/<class>/...
-) -> tuple[list[Place], list[tuple[str, str]]]: # all files, and side and name of all classes, with or without files
+) -> tuple[list[Place], dict[str, list[str]]]: # all files; the classes of each side, with or without files; side "" where the folder isn't split
     """List the files of a folder with class and side, read nothing.
 
     Raises ValueError where there is no folder in it, FileNotFoundError where it is missing."""
@@ -262,13 +274,13 @@ def list_places(
     if not top: raise ValueError(f"{folder}: no class folders in it; put the pictures of each class into a folder of their own, {folder}/<class>/...")
     split = holds_sides({path.name for path in top})
     sides = {path.name: path for path in top if path.name.lower() in SPLIT_NAMES} if split else {"": folder}
-    places, classes = [], []
+    places, classes = [], {side: [] for side in sides}
     def add(paths, name, side): places.extend(Place(path.relative_to(folder).as_posix(), name, side) for path in paths)
     def beside(path): return [file for file in sorted(path.iterdir()) if not file.name.startswith(".") and not file.is_dir()]
     for side, path in sides.items():
         add(beside(path), "", side)
         for inner in class_folders(path):
-            classes.append((side, inner.name))
+            classes[side].append(inner.name)
             add(_files_below(inner), inner.name, side)
     if split:  # what lies beside the sides is nobody's business, unless it is a picture
         others = beside(folder) + [file for path in top if path.name not in sides for file in _files_below(path)]
@@ -295,11 +307,11 @@ def check_folder(
     found.sort(key=lambda row: order.index(row["kind"]))
     table = pd.DataFrame(found, columns=COLUMNS, dtype=object)
     table.attrs = dict(folder=str(folder), files=len(places), pictures=len(pictures),
-                       classes=[{"split": split, "class": name, "pictures": counts[split, name]} for split, name in classes])
+                       classes=[{"split": split, "class": name, "pictures": counts[split, name]} for split, names in classes.items() for name in names])
     return table
 
 def _check_files(
-    folder: Path,
+    folder: Path, # that is checked
     places: list[Place], # all of its files
 ) -> tuple[list[dict], list[Place]]: # rows of the table; the pictures of classes that can be decoded
     "Read all files, and compare the pictures among them with each other and with the rest."
@@ -336,7 +348,7 @@ def _row(
             "other_file": other.file, "other_class": other.name, "other_split": other.split, "what_to_do": KINDS[kind].remedy}
 
 def _check_sizes(
-    pictures: list[Place],
+    pictures: list[Place], # those that can be decoded
     sizes: np.ndarray, # (N, 2) of int, width and height in pixels
 ) -> list[dict]: # rows of the table
     "Pictures that are far smaller or larger than the one in the middle."
@@ -346,7 +358,7 @@ def _check_sizes(
             for kind, far in (("small", sides * FAR < middle), ("large", sides > middle * FAR)) for row in np.flatnonzero(far)]
 
 def _copy_rows(
-    pictures: list[Place],
+    pictures: list[Place], # in the order of the rows that `copies` names
     copies: pd.DataFrame, # of `find_copies`
 ) -> list[dict]: # rows of the table; two for a leak under two labels
     "What was found about pairs, the worst first."
@@ -358,29 +370,30 @@ def _copy_rows(
     return rows
 
 def _check_layout(
-    folder: Path,
-    classes: list[tuple[str, str]], # side and name
+    folder: Path, # that is checked
+    classes: dict[str, list[str]], # side -> names
 ) -> list[dict]: # rows of the table
     "Sides that don't match, and classes that are too few: what the other commands refuse."
-    rows, about = [], Place("", "", "")
+    rows = []
     try: find_sides(folder)
-    except ValueError as error: rows.append(_row("layout", about, str(error)))
-    for side, names in pd.DataFrame(classes, columns=["split", "name"]).groupby("split")["name"]:
-        if len(names) == 1: rows.append(_row("layout", Place("", names.iloc[0], side), f"only one class ({names.iloc[0]}), and telling classes apart needs two or more"))
+    except ValueError as error: rows.append(_row("layout", Place("", "", ""), str(error).removeprefix(f"{folder}: ").replace(f"{folder}{os.sep}", "")))
+    for side, names in classes.items():
+        if len(names) == 0: rows.append(_row("layout", Place("", "", side), "no class folders in it; put the pictures of each class into a folder of their own"))
+        if len(names) == 1: rows.append(_row("layout", Place("", names[0], side), f"only one class ({names[0]}), and telling classes apart needs two or more"))
     return rows
 
 def _check_classes(
-    classes: list[tuple[str, str]], # side and name
+    classes: dict[str, list[str]], # side -> names
     counts: Counter, # (side, name) -> pictures that can be decoded
 ) -> list[dict]: # rows of the table
     "Classes that are empty, small or rare; rare ones only where they are learned from."
-    rows, most = [], Counter()
-    for side, name in classes: most[side] = max(most[side], counts[side, name])
-    for side, name in classes:
+    rows, most = [], {side: max((counts[side, name] for name in names), default=0) for side, names in classes.items()}
+    for side, name in ((side, name) for side, names in classes.items() for name in names):
         count, place = counts[side, name], Place("", name, side)
-        if not count: rows.append(_row("empty class", place, "0 pictures"))
-        elif count < FEW: rows.append(_row("few pictures", place, f"{count} pictures"))
-        if side in ("", "train") and 0 < count * RARE < most[side]: rows.append(_row("rare class", place, f"{count} pictures, the most common class {most[side]}"))
+        said = f"{count} picture" + "s" * (count != 1)
+        if not count: rows.append(_row("empty class", place, said))
+        elif count < FEW: rows.append(_row("few pictures", place, said))
+        if side in ("", "train") and 0 < count * RARE < most[side]: rows.append(_row("rare class", place, f"{said}, the most common class {most[side]}"))
     return rows
 
 # %% ../nbs/30_check.ipynb #check-51
@@ -398,11 +411,11 @@ def format_findings(
     most: int = 3, # examples of each kind
 ) -> str: # many lines
     "A summary of what was found, what matters most first."
-    facts, lines = findings.attrs, []
-    sides = pd.DataFrame(facts["classes"]).groupby("split", sort=False)["pictures"].sum()
+    facts, sides = findings.attrs, Counter()
+    for row in facts["classes"]: sides[row["split"]] += row["pictures"]
     names = {row["class"] for row in facts["classes"]}
     split = ", ".join(f"{side} {count}" for side, count in sides.items() if side)
-    lines.append(f"{facts['folder']}: {facts['files']} files, {facts['pictures']} pictures in {len(names)} classes" + (f" ({split})" if split else ""))
+    lines = [f"{facts['folder']}: {facts['files']} files, {facts['pictures']} pictures in {len(names)} classes" + (f" ({split})" if split else "")]
     for level, title in TITLES.items():
         of_level = findings[findings["level"] == level]
         lines += ["", f"{title}: " + (f"{len(of_level)}" if len(of_level) else "nothing found")]
@@ -461,7 +474,7 @@ def restore_files(
     moved, folder, back = Path(moved), Path(folder), []
     class_folders(folder)  # raises where it isn't there
     try:
-        files = [json.loads(line)["file"] for line in moved.read_text(encoding="ascii").splitlines()]
+        files = list(dict.fromkeys(json.loads(line)["file"] for line in moved.read_text(encoding="ascii").splitlines()))
         if any(PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts for file in files): raise ValueError
     except (ValueError, TypeError, KeyError): raise ValueError(f"{moved}: is not a list that transfer_check wrote; give the {MOVED} of a --quarantine") from None
     files = [file for file in files if os.path.lexists(moved.parent / file)]  # what isn't there was never moved, or is back
@@ -544,7 +557,8 @@ def transfer_check(
         if json: write_file(Path(json), findings_to_json(findings))
         print("\n" + "".join(f"all of it: {path}\n" for path in (csv, json) if path), end="")
         moved = quarantine_files(folder, findings, quarantine) if quarantine else []
-        if quarantine: print(f"moved to {quarantine}: {len(moved)} files" + (f"; back with transfer_check {folder} --restore {Path(quarantine) / MOVED}" if moved else ""))
+        if quarantine: print(f"moved to {quarantine}: {len(moved)} files" + (f"; back with {shlex.join(['transfer_check', str(folder), '--restore', str(Path(quarantine) / MOVED)])}" if moved else ""))
         left = findings[(findings["level"] == "spoils") & ~(findings["kind"].isin(UNDECODABLE) & findings["file"].isin(moved))]
-        print(f"{len(left)} things would spoil a result" + (": mend them before you train" if len(left) else ""))
-        if len(left): raise SystemExit(1)
+        if left.empty: return print("nothing would spoil a result" + (" any more" if moved else ""))
+        print(f"{len(left)} of these would spoil a result: mend them before you train")
+        raise SystemExit(1)
