@@ -51,7 +51,7 @@ KINDS = {  # what matters most comes first
     "skipped picture": Kind("warning", "a picture with an extension that isn't read", "save it as JPEG or PNG, or it stays out"),
     "no picture": Kind("warning", "a file that is no picture", "nothing, it stays out; keep it elsewhere to be rid of this line"),
     "outside": Kind("warning", "a picture that lies in no class", "move it into the folder of its class, or it stays out"),
-    "half empty": Kind("warning", "decodes, but its data end in zeros: half a download, mostly grey", "look at it, and fetch it again"),
+    "half empty": Kind("warning", "decodes, but its data end in zeros: half a download", "look at it, and fetch it again"),
     "animated": Kind("warning", "several frames or pages, of which the first counts", "save the frames that you want as pictures of their own"),
     "small": Kind("warning", f"more than {FAR} times smaller than the middle picture", "look at it: an icon, a thumbnail, a placeholder?"),
     "large": Kind("note", f"more than {FAR} times larger than the middle picture", "nothing, or scale it down to save time"),
@@ -287,55 +287,8 @@ def list_places(
         add((file for file in others if file.suffix.lower() in IMAGE_EXTENSIONS), "", "")
     return places, classes
 
-# %% ../nbs/30_check.ipynb #check-39
+# %% ../nbs/30_check.ipynb #check-40
 COLUMNS = ["level", "kind", "file", "class", "split", "detail", "other_file", "other_class", "other_split", "what_to_do"]
-
-def check_folder(
-    folder: str | Path, # FOLDER/<class>/..., or FOLDER/<side>/<class>/...; nothing in it is changed
-) -> pd.DataFrame: # what was found, one row each, what matters most first; columns `COLUMNS`, "" where one doesn't apply
-    """Read every file of a folder once and list what is wrong with files, classes and pairs; `attrs` counts what was read.
-
-    Raises ValueError, FileNotFoundError or NotADirectoryError where there is no folder of classes."""
-    folder = Path(folder)
-    places, classes = list_places(folder)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's, about single files: what matters of it is found anyway
-        found, pictures = _check_files(folder, places)
-    counts = Counter((place.split, place.name) for place in pictures)
-    found += _check_layout(folder, classes) + _check_classes(classes, counts)
-    order = list(KINDS)
-    found.sort(key=lambda row: order.index(row["kind"]))
-    table = pd.DataFrame(found, columns=COLUMNS, dtype=object)
-    table.attrs = dict(folder=str(folder), files=len(places), pictures=len(pictures),
-                       classes=[{"split": split, "class": name, "pictures": counts[split, name]} for split, names in classes.items() for name in names])
-    return table
-
-def _check_files(
-    folder: Path, # that is checked
-    places: list[Place], # all of its files
-) -> tuple[list[dict], list[Place]]: # rows of the table; the pictures of classes that can be decoded
-    "Read all files, and compare the pictures among them with each other and with the rest."
-    found, sound, count = [], [], len(places)
-    digests, hashes = np.empty((count, 32), np.uint8), np.empty((count, len(TRIMS) + 1, HASH_SIZE**2 // 8), np.uint8)
-    colours, sizes = np.empty((count, COLOUR_GRID, COLOUR_GRID, 3), np.uint8), np.empty((count, 2), np.int64)
-    modes = []
-    def read(place): return examine(folder / place.file)
-    for place, look in zip(places, _in_threads(read, places, "reading files")):
-        outside = not place.name and Path(place.file).suffix.lower() in IMAGE_EXTENSIONS
-        troubles = [("outside", "")] if outside else look.troubles
-        found += [_row(kind, place, detail) for kind, detail in troubles]
-        if outside or not look.digest: continue
-        row = len(sound)
-        digests[row], hashes[row], colours[row], sizes[row] = np.frombuffer(look.digest, np.uint8), look.hashes, look.colours, look.size
-        sound.append(place)
-        modes.append(look.mode)
-    count = len(sound)
-    usual = {mode for mode, times in Counter(modes).items() if 2 * times > count}  # what most pictures have is not unusual
-    found += [_row(mode, place, "") for place, mode in zip(sound, modes) if mode and mode not in usual]
-    found += _check_sizes(sound, sizes[:count])
-    numbers = [np.unique([getattr(place, field) for place in sound], return_inverse=True)[1] for field in ("name", "split")] if sound else [np.empty(0, int)] * 2
-    if count: found += _copy_rows(sound, find_copies(digests[:count], hashes[:count], colours[:count], classes=numbers[0], sides=numbers[1]))
-    return found, sound
 
 def _row(
     kind: str, # a key of `KINDS`
@@ -346,28 +299,6 @@ def _row(
     "One thing that was found."
     return {"level": KINDS[kind].level, "kind": kind, "file": place.file, "class": place.name, "split": place.split, "detail": detail,
             "other_file": other.file, "other_class": other.name, "other_split": other.split, "what_to_do": KINDS[kind].remedy}
-
-def _check_sizes(
-    pictures: list[Place], # those that can be decoded
-    sizes: np.ndarray, # (N, 2) of int, width and height in pixels
-) -> list[dict]: # rows of the table
-    "Pictures that are far smaller or larger than the one in the middle."
-    sides = np.sqrt(sizes.prod(axis=1))
-    middle = np.median(sides) if len(sides) else 1
-    return [_row(kind, pictures[row], f"{sizes[row][0]} x {sizes[row][1]} pixels, the middle picture about {middle:.0f} x {middle:.0f}")
-            for kind, far in (("small", sides * FAR < middle), ("large", sides > middle * FAR)) for row in np.flatnonzero(far)]
-
-def _copy_rows(
-    pictures: list[Place], # in the order of the rows that `copies` names
-    copies: pd.DataFrame, # of `find_copies`
-) -> list[dict]: # rows of the table; two for a leak under two labels
-    "What was found about pairs, the worst first."
-    rows = []
-    for first, second, severity, way, bits in copies.sort_values(["severity", "bits", "first", "second"]).to_numpy().tolist():
-        detail = WAYS[way] + (f", {bits} of {HASH_SIZE**2} bits differ" if way else "")
-        kinds = ("leak", "two labels") if severity == 0 else (COPY_SEVERITY[severity],)
-        rows += [_row(kind, pictures[first], detail, pictures[second]) for kind in kinds]
-    return rows
 
 def _check_layout(
     folder: Path, # that is checked
@@ -396,7 +327,78 @@ def _check_classes(
         if side in ("", "train") and 0 < count * RARE < most[side]: rows.append(_row("rare class", place, f"{said}, the most common class {most[side]}"))
     return rows
 
-# %% ../nbs/30_check.ipynb #check-51
+# %% ../nbs/30_check.ipynb #check-43
+def _check_sizes(
+    pictures: list[Place], # those that can be decoded
+    sizes: np.ndarray, # (N, 2) of int, width and height in pixels
+) -> list[dict]: # rows of the table
+    "Pictures that are far smaller or larger than the one in the middle."
+    sides = np.sqrt(sizes.prod(axis=1))
+    middle = np.median(sides) if len(sides) else 1
+    return [_row(kind, pictures[row], f"{sizes[row][0]} x {sizes[row][1]} pixels, the middle picture about {middle:.0f} x {middle:.0f}")
+            for kind, far in (("small", sides * FAR < middle), ("large", sides > middle * FAR)) for row in np.flatnonzero(far)]
+
+def _copy_rows(
+    pictures: list[Place], # in the order of the rows that `copies` names
+    copies: pd.DataFrame, # of `find_copies`
+) -> list[dict]: # rows of the table; two for a leak under two labels
+    "What was found about pairs, the worst first."
+    rows = []
+    for first, second, severity, way, bits in copies.sort_values(["severity", "bits", "first", "second"]).to_numpy().tolist():
+        detail = WAYS[way] + (f", {bits} of {HASH_SIZE**2} bits differ" if way else "")
+        kinds = ("leak", "two labels") if severity == 0 else (COPY_SEVERITY[severity],)
+        rows += [_row(kind, pictures[first], detail, pictures[second]) for kind in kinds]
+    return rows
+
+def _check_files(
+    folder: Path, # that is checked
+    places: list[Place], # all of its files
+) -> tuple[list[dict], list[Place]]: # rows of the table; the pictures of classes that can be decoded
+    "Read all files, and compare the pictures among them with each other and with the rest."
+    found, sound, count = [], [], len(places)
+    digests, hashes = np.empty((count, 32), np.uint8), np.empty((count, len(TRIMS) + 1, HASH_SIZE**2 // 8), np.uint8)
+    colours, sizes = np.empty((count, COLOUR_GRID, COLOUR_GRID, 3), np.uint8), np.empty((count, 2), np.int64)
+    modes = []
+    def read(place): return examine(folder / place.file)
+    for place, look in zip(places, _in_threads(read, places, "reading files")):
+        outside = not place.name and Path(place.file).suffix.lower() in IMAGE_EXTENSIONS
+        troubles = [("outside", "")] if outside else look.troubles
+        found += [_row(kind, place, detail) for kind, detail in troubles]
+        if outside or not look.digest: continue
+        row = len(sound)
+        digests[row], hashes[row], colours[row], sizes[row] = np.frombuffer(look.digest, np.uint8), look.hashes, look.colours, look.size
+        sound.append(place)
+        modes.append(look.mode)
+    count = len(sound)
+    usual = {mode for mode, times in Counter(modes).items() if 2 * times > count}  # what most pictures have is not unusual
+    found += [_row(mode, place, "") for place, mode in zip(sound, modes) if mode and mode not in usual]
+    found += _check_sizes(sound, sizes[:count])
+    numbers = [np.unique([getattr(place, field) for place in sound], return_inverse=True)[1] for field in ("name", "split")] if sound else [np.empty(0, int)] * 2
+    if count: found += _copy_rows(sound, find_copies(digests[:count], hashes[:count], colours[:count], classes=numbers[0], sides=numbers[1]))
+    return found, sound
+
+# %% ../nbs/30_check.ipynb #check-46
+def check_folder(
+    folder: str | Path, # FOLDER/<class>/..., or FOLDER/<side>/<class>/...; nothing in it is changed
+) -> pd.DataFrame: # what was found, one row each, what matters most first; columns `COLUMNS`, "" where one doesn't apply
+    """Read every file of a folder once and list what is wrong with files, classes and pairs; `attrs` counts what was read.
+
+    Raises ValueError, FileNotFoundError or NotADirectoryError where there is no folder of classes."""
+    folder = Path(folder)
+    places, classes = list_places(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, about single files: what matters of it is found anyway
+        found, pictures = _check_files(folder, places)
+    counts = Counter((place.split, place.name) for place in pictures)
+    found += _check_layout(folder, classes) + _check_classes(classes, counts)
+    order = list(KINDS)
+    found.sort(key=lambda row: order.index(row["kind"]))
+    table = pd.DataFrame(found, columns=COLUMNS, dtype=object)
+    table.attrs = dict(folder=str(folder), files=len(places), pictures=len(pictures),
+                       classes=[{"split": split, "class": name, "pictures": counts[split, name]} for split, names in classes.items() for name in names])
+    return table
+
+# %% ../nbs/30_check.ipynb #check-58
 TITLES = {"spoils": "would spoil a result", "warning": "worth a look", "note": "for your information"}
 
 def _printable(
@@ -432,7 +434,7 @@ def _example(
     what = f"{row['file']} = {row['other_file']}" if row["other_file"] else row["file"] or "/".join(filter(None, (row["split"], row["class"])))
     return ": ".join(filter(None, (what, row["detail"])))
 
-# %% ../nbs/30_check.ipynb #check-56
+# %% ../nbs/30_check.ipynb #check-63
 MOVED = "moved.jsonl"  # the list, in the folder of the quarantine
 
 def check_apart(
@@ -508,7 +510,7 @@ def _move(
         os.replace(part, dest)
         source.unlink()
 
-# %% ../nbs/30_check.ipynb #check-61
+# %% ../nbs/30_check.ipynb #check-68
 _CSV_BEGINS, _JSON_BEGINS = ",".join(COLUMNS) + "\n", '{\n "report": "transfer_check"'
 
 def findings_to_json(
