@@ -4,19 +4,15 @@
 
 import os
 import tempfile
-import threading
-import time
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 import pandas as pd
-import psutil
 from fastcore.script import call_parse
+from measuring import measured
 
 from transfer_nbs.clothes import make_clothes
 from transfer_nbs.compare import RECIPES, CompareSettings, build_model, check_writable, compare, run_recipe
@@ -28,26 +24,6 @@ AGAINST = ("images", "size", "seeds", "recipes", "memory")
 IMAGES = (1000, 10_000, 100_000)
 SIZES = (32, 64, 96, 128, 192, 256)
 ONE_EPOCH = CompareSettings(epochs=1)
-
-
-@contextmanager
-def measured() -> Iterator[dict]:
-    "Seconds that a `with` block takes, and how many MiB of its own memory the process uses at most; a mapped file isn't its own."
-    process, done, peak, result = psutil.Process(), threading.Event(), [0], {}
-
-    def watch():
-        while not done.wait(0.02):
-            memory = process.memory_info()
-            peak[0] = max(peak[0], memory.rss - getattr(memory, "shared", 0))
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    start = time.perf_counter()
-    try: yield result
-    finally:
-        result["seconds"] = round(time.perf_counter() - start, 3)
-        done.set()
-        watcher.join()
-        result["memory_mb"] = round(peak[0] / 2**20)
 
 
 def find_and_compare(folder: Path, settings: CompareSettings, recipe: str, table: Path) -> list[dict]:

@@ -12,12 +12,14 @@ __all__ = ['bn_layers', 'create_body', 'describe_body', 'feature_count', 'get_mo
            'discriminative_bn_trainable', 'update_lr', 'count_trainable', 'feature_extractor', 'freeze', 'snapshot',
            'unfreeze', 'verify_frozen', 'find_images', 'open_image', 'split_folder', 'split_images', 'Phase', 'Recipe',
            'all_parameters', 'body_and_head', 'choose_device', 'choose_precision', 'describe_environment', 'evaluate',
-           'fit', 'from_scratch', 'plot_history', 'random_features']
+           'fit', 'from_scratch', 'plot_history', 'random_features', 'check_folder', 'format_findings',
+           'quarantine_files', 'restore_files']
 
 # %% ../nbs/index.ipynb #cell-2
 from .backbone import bn_layers, create_body, describe_body, feature_count, get_model, linear_head
 from .bn_eval import FeatureStore, bn_eval, feature_batches, set_bn_eval, set_bn_policy, set_bn_train
 from .bn_trainable import bn_trainable, body_bn_head
+from .check import check_folder, format_findings, quarantine_files, restore_files
 from .clothes import make_clothes, practice_folder
 from .compare import (RECIPES, CompareSettings, accuracy_interval, compare, compare_with_best, format_table, plot_compare,
                                   run_recipe, summarize)
@@ -37,4 +39,5 @@ _all_ = ["bn_layers", "create_body", "describe_body", "feature_count", "get_mode
          "read_folder", "show_images", "train_transform", "valid_transform", "discriminative_bn_frozen", "discriminative_bn_trainable",
          "update_lr", "count_trainable", "feature_extractor", "freeze", "snapshot", "unfreeze", "verify_frozen", "find_images", "open_image",
          "split_folder", "split_images", "Phase", "Recipe", "all_parameters", "body_and_head", "choose_device", "choose_precision",
-         "describe_environment", "evaluate", "fit", "from_scratch", "plot_history", "random_features"]
+         "describe_environment", "evaluate", "fit", "from_scratch", "plot_history", "random_features", "check_folder", "format_findings",
+         "quarantine_files", "restore_files"]

@@ -46,7 +46,7 @@ from .concat_pooling_head import concat_pooling, deeper_head_recipe
 from .data import ImageSpec, make_loaders, read_folder
 from .discriminative_lr import discriminative_bn_frozen, discriminative_bn_trainable
 from .feature_extractor import feature_extractor
-from .split import content_hash, user_errors
+from .split import content_hash, user_errors, write_file
 from .training import (Phase, Recipe, check_groups, choose_device, choose_precision, describe_choices, describe_environment, fit,
                                    from_scratch, random_features, release_memory)
 
@@ -180,13 +180,6 @@ def run_recipe(
     return dict(row=row, history=history.to_dict("records"), correct="".join("01"[int(answer)] for answer in correct))
 
 # %% ../nbs/09_compare.ipynb #cell-20
-def _write(path: Path, text: str) -> None:
-    "Write a file whole or not at all."
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
-
-
 def check_writable(
     out: str | Path,  # folder to write to; made if need be
 ) -> None:
@@ -212,7 +205,7 @@ def open_run(
     if not said.exists():
         strange = [path.name for path in out.iterdir() if path.name != "runs"]
         if strange: raise ValueError(f"{out} holds other files ({strange[0]}): choose another --out")
-        _write(said, json.dumps(record, indent=1) + "\n")
+        write_file(said, json.dumps(record, indent=1) + "\n")
         return out
     old = json.loads(said.read_text(encoding="utf-8"))
     for part in ("settings", "data"):
@@ -261,7 +254,7 @@ def compare(
         for done, (seed, name) in enumerate(todo, start=1):
             bar.set_description(f"{name}, seed {seed}")
             result = run_recipe(RECIPES[name], settings, table, folder, seed=seed, features=features, bar=bar)
-            _write(out / "runs" / f"{name}-{seed}.json", json.dumps(result) + "\n")
+            write_file(out / "runs" / f"{name}-{seed}.json", json.dumps(result) + "\n")
             left = (time.perf_counter() - started) / done * (len(todo) - done)
             say(f"{total - len(todo) + done:3}/{total}  {name:27} seed {seed}  accuracy {result['row']['valid_accuracy']:.3f}  {result['row']['seconds']:6.1f} s"
                 + (f"  about {left / 60:.0f} min left" if left >= 90 else f"  about {left:.0f} s left" if left else ""))
@@ -515,8 +508,8 @@ def write_tables(
     out = Path(out)
     results, correct = read_run(out)
     summary = summarize(results, correct)
-    _write(out / "results.csv", results.to_csv(index=False))
-    _write(out / "summary.csv", summary.to_csv(index=False))
+    write_file(out / "results.csv", results.to_csv(index=False))
+    write_file(out / "summary.csv", summary.to_csv(index=False))
     figure = plot_compare(summary, results).figure
     figure.savefig(out / "compare.png", dpi=150)
     plt.close(figure)  # or a notebook would show it too

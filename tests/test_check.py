@@ -1,0 +1,291 @@
+"""transfer_check, driven from outside: every kind of bad file made here, in one folder, and the real photographs."""
+
+import hashlib
+import json
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import ExifTags, Image, ImageOps
+from test_commands import REAL, assert_one_line_error, run
+
+from transfer_nbs import check
+
+
+def picture(number: int, size: int = 96) -> Image.Image:
+    "A picture of coloured clouds, another one for each number."
+    clouds = np.random.default_rng(number).integers(256, size=(9, 9, 3), dtype=np.uint8)
+    return Image.fromarray(clouds).resize((size, size), Image.Resampling.BICUBIC)
+
+
+def save(image: Image.Image, path: Path, **options) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **options)
+
+
+def draw(folder: Path, *sides: str, each: int = 12) -> Path:
+    "A sound folder of two classes, on the sides of a split or without."
+    for number, place in enumerate((side, name) for side in sides or ("",) for name in ("cats", "dogs")):
+        for index in range(each): save(picture(1000 * number + index), folder.joinpath(*place) / f"{index:03d}.jpg", quality=90)
+    return folder
+
+
+def state(folder: Path) -> dict:
+    "All that is in a folder: kinds, sizes, times, contents and where links lead."
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        content = os.readlink(path) if path.is_symlink() else hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        found[os.fsencode(path.relative_to(folder))] = (path.lstat().st_mode, path.lstat().st_mtime_ns, content)
+    return found
+
+
+def checked(folder: Path, tmp_path: Path, *options) -> tuple:
+    "What the command prints, and the reports it writes, in which nothing of the folder may have changed."
+    before = state(folder)
+    done = run("transfer_check", folder, "--csv", tmp_path / "report.csv", "--json", tmp_path / "report.json", *options)
+    assert "Traceback" not in done.stderr and done.returncode in (0, 1), done.stderr
+    assert state(folder) == before
+    return done, pd.read_csv(tmp_path / "report.csv", keep_default_na=False, dtype=str), json.loads((tmp_path / "report.json").read_text())
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def bomb(width: int, height: int) -> bytes:
+    "A PNG file of a hundred bytes that claims to be so large."
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+
+
+@pytest.fixture
+def troubled(tmp_path):
+    "A folder with every kind of file that the command knows of, and which kind each is; None for those that are all right."
+    folder, kinds = draw(tmp_path / "troubled", "train", "valid", each=24), {}
+    def add(kind, name, content):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        kinds[name] = kind
+
+    def add_picture(kind, name, image, **options):
+        save(image, folder / name, **options)
+        kinds[name] = kind
+    whole, cats = {}, "train/cats/"
+    for format, suffix in {"JPEG": "jpg", "PNG": "png", "BMP": "bmp", "WEBP": "webp", "TIFF": "tiff", "PPM": "ppm"}.items():
+        save(picture(50), tmp_path / f"whole.{suffix}", format=format)
+        whole[suffix] = (tmp_path / f"whole.{suffix}").read_bytes()
+        add("truncated", f"{cats}half {suffix}.{suffix}", whole[suffix][:len(whole[suffix]) // 2])
+    add("truncated", cats + "a few bytes.jpg", whole["jpg"][:100])
+    add("truncated", cats + "last bytes.jpg", whole["jpg"][:-4])
+    add("truncated", cats + "a block of zeros.jpg", whole["jpg"][:800] + bytes(len(whole["jpg"]) - 800))
+    add("empty file", cats + "empty.jpg", b"")
+    add("web page", cats + "page.jpg", b"\n<!DOCTYPE html>\n<html><body>Not found</body></html>")
+    add("web page", cats + "denied.png", b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>")
+    add("bomb", cats + "bomb.png", bomb(60_000, 60_000))
+    add("broken", cats + "letter.jpg", b"dear all, " * 100)
+    add("broken", cats + "random.png", np.random.default_rng(0).bytes(5000))
+    add("broken", cats + "phone.jpg", struct.pack(">I", 24) + b"ftypheic" + bytes(500))
+    add("broken", cats + "wrong sum.png", whole["png"][:50] + b"\xff" * 8 + whole["png"][58:])
+    add("broken", cats + "\udcffodd\x1b[31m\nname.jpg", b"no picture")
+    os.symlink(tmp_path / "gone.jpg", folder / cats / "link.jpg")
+    os.mkfifo(folder / cats / "pipe.jpg")
+    kinds |= {cats + "link.jpg": "unreadable", cats + "pipe.jpg": "unreadable"}
+    with open(folder / cats / "huge.jpg", "wb") as file: file.truncate(check.IN_MEMORY + 10**6)
+    kinds[cats + "huge.jpg"] = "broken"
+
+    save(picture(49), tmp_path / "other.jpg")
+    add("half empty", cats + "room claimed.jpg", (tmp_path / "other.jpg").read_bytes()[:1200] + bytes(50_000))
+    add(None, cats + "zeros behind the end.jpg", (tmp_path / "other.jpg").read_bytes() + bytes(50_000))
+    add("no picture", cats + "notes.txt", b"notes")
+    add("no picture", cats + "noextension", b"")
+    add_picture("skipped picture", cats + "leap.gif", picture(51))
+    add_picture("outside", "train/stray.jpg", picture(52))
+    add_picture("outside", "top.jpg", picture(53))
+    add_picture("wrong extension", cats + "png.jpg", picture(54), format="PNG")
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 8
+    add_picture("turned", cats + "turned.jpg", picture(55), exif=turned)
+    add_picture("grey", cats + "grey.jpg", picture(56).convert("L"))
+    add_picture("palette", cats + "palette.png", picture(57).convert("P"))
+    add_picture("transparent", cats + "transparent.png", picture(58).convert("RGBA"))
+    add_picture("CMYK", cats + "print.jpg", picture(59).convert("CMYK"))
+    add_picture("16 bit", cats + "scan.png", Image.fromarray(np.asarray(picture(60).convert("L")).astype(np.uint16) * 257))
+    add_picture("animated", cats + "film.webp", picture(61), save_all=True, append_images=[picture(62)])
+    add_picture("animated", cats + "pages.tif", picture(63), save_all=True, append_images=[picture(64)])
+    add_picture("small", cats + "icon.png", picture(65, 16))
+    add_picture("large", cats + "poster.jpg", picture(66, 500))
+    add_picture(None, cats + "stereo.jpg", picture(67), format="MPO", save_all=True, append_images=[picture(68)])
+    add_picture(None, cats + "upper.JPEG", picture(69))
+    add_picture(None, cats + ".hidden.jpg", picture(70))
+    (folder / cats / "folder.jpg").mkdir()
+    sixteen = np.random.default_rng(1).integers(2**16, size=(96, 96, 3)).astype(">u2")  # Pillow can't write it, but reads it as mode RGB
+    rows = b"".join(b"\0" + row.tobytes() for row in sixteen)
+    add("16 bit", cats + "deep.png", b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 96, 96, 16, 2, 0, 0, 0)) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+
+    add("leak", "valid/cats/copy.jpg", (folder / "train/cats/000.jpg").read_bytes())
+    add_picture("leak", "valid/cats/half.jpg", picture(1).reduce(2), quality=50)
+    add_picture("leak", "valid/cats/mirrored.png", ImageOps.mirror(picture(2)))
+    add("two labels", "train/dogs/cat.jpg", (folder / "train/cats/003.jpg").read_bytes())
+    add("copies", "train/cats/again.jpg", (folder / "train/cats/004.jpg").read_bytes())
+    return folder, kinds
+
+
+def kinds_found(table: pd.DataFrame) -> dict:
+    "The kinds that were found for each file, whichever place it has in a pair."
+    found = {}
+    for column in ("file", "other_file"):
+        for file, kind in zip(table[column], table["kind"]): found.setdefault(file, set()).add(kind)
+    return found
+
+
+def test_every_kind_of_file_gets_its_line(troubled, tmp_path):
+    folder, kinds = troubled
+    done, table, report = checked(folder, tmp_path)
+    assert done.returncode == 1
+    found = kinds_found(pd.DataFrame(report["findings"]))
+    for name, kind in kinds.items(): assert found.get(name, set()) == ({kind} if kind else set()), (name, kind, found.get(name))
+    assert set(found) == {name for name, kind in kinds.items() if kind} | {f"train/cats/{number:03d}.jpg" for number in (0, 1, 2, 3, 4)} | {""}
+    assert report["findings"][0]["kind"] == "leak" and list(table) == check.COLUMNS and len(table) == len(report["findings"])
+    for kind in set(kinds.values()) - {None}: assert f"{kind} (" in done.stdout, kind
+    assert "\x1b" not in done.stdout
+    assert report["files"] == sum(1 for path in folder.rglob("*") if not path.is_dir() and path.name[0] != ".")
+
+
+def test_each_file_is_opened_once(troubled, monkeypatch):
+    opened = []
+    def counting(path, mode):
+        opened.append(path)
+        return open(path, mode)
+    monkeypatch.setattr(check, "open", counting, raising=False)
+    check.check_folder(troubled[0])
+    assert len(opened) == len(set(opened)) > 100
+
+
+def test_sound_folder_passes(tmp_path):
+    done, table, report = checked(draw(tmp_path / "sound"), tmp_path)
+    assert done.returncode == 0 and table.empty and report["pictures"] == 24, done.stdout
+    assert "nothing found" in done.stdout
+
+
+def test_classes(tmp_path):
+    folder = draw(tmp_path / "classes", each=120)
+    for number in range(12): save(picture(5000 + number), folder / "birds" / f"{number}.png")
+    save(picture(6000), folder / "rare" / "one.png")
+    (folder / "none").mkdir()
+    done, table, _ = checked(folder, tmp_path)
+    assert done.returncode == 1
+    assert set(zip(table["kind"], table["class"])) == {("empty class", "none"), ("few pictures", "rare"), ("rare class", "rare")}
+
+
+@pytest.mark.parametrize("names, words", [(["train/cats", "train/dogs"], "no valid"), (["train/cats", "train/dogs", "valid/cats"], "not the classes of train"),
+                                          (["only"], "only one class"), (["valid/cats", "test/cats"], "no train")])
+def test_layouts_that_others_refuse(names, words, tmp_path):
+    for number, name in enumerate(names):
+        for index in range(12): save(picture(100 * number + index), tmp_path / "folder" / name / f"{index}.png")
+    done, table, _ = checked(tmp_path / "folder", tmp_path)
+    assert done.returncode == 1 and any(words in detail for detail in table[table["kind"] == "layout"]["detail"]), table
+    assert run("transfer_compare", tmp_path / "folder", "--out", tmp_path / "out").returncode == 2
+
+
+def test_leaks_are_told_for_every_file(tmp_path):
+    "Many copies of one picture: a line for each that is too many, and none of those that leak is forgotten."
+    folder = draw(tmp_path / "many", "train", "valid", "test")
+    one = (folder / "train/cats/000.jpg").read_bytes()
+    copies = [f"{side}/{name}/copy {number}.jpg" for side, name, count in (("train", "cats", 30), ("valid", "cats", 20), ("test", "dogs", 10)) for number in range(count)]
+    for name in copies: (folder / name).write_bytes(one)
+    _, table, _ = checked(folder, tmp_path)
+    found = kinds_found(table)
+    assert all("leak" in found[name] for name in copies)
+    assert all("two labels" in found[name] for name in copies if name.startswith("test"))
+    assert len(table) < 4 * len(copies)
+    assert set(table["kind"]) == {"leak", "two labels", "copies"}
+
+
+def test_quarantine_and_back(troubled, tmp_path):
+    folder, kinds = troubled
+    before, dest = state(folder), tmp_path / "bad"
+    done = run("transfer_check", folder, "--quarantine", dest)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    gone = {name for name, kind in kinds.items() if kind in check.UNDECODABLE}
+    assert {os.fsdecode(name) for name in set(before) - set(state(folder))} == gone
+    assert all((dest / name).is_file() for name in gone)
+    assert "moved.jsonl" in done.stdout
+    assert_one_line_error(run("transfer_check", folder, "--restore", dest / "moved.jsonl", "--quarantine", dest), "--restore")
+    assert run("transfer_check", folder, "--restore", dest / "moved.jsonl").returncode == 0
+    assert {name: (mode, content) for name, (mode, _, content) in state(folder).items()} == {name: (mode, content) for name, (mode, _, content) in before.items()}
+    assert not list(dest.rglob("*"))
+
+
+def test_quarantine_makes_a_folder_that_others_take(tmp_path):
+    "What the check calls broken, transfer_split refuses; what it leaves in place, transfer_split takes."
+    folder = draw(tmp_path / "photos")
+    whole = (folder / "cats/000.jpg").read_bytes()
+    (folder / "cats/000.jpg").write_bytes(whole[:len(whole) // 2])
+    assert_one_line_error(run("transfer_split", folder, tmp_path / "first"), "000.jpg")
+    assert run("transfer_check", folder).returncode == 1
+    assert run("transfer_check", folder, "--quarantine", tmp_path / "bad").returncode == 0
+    assert run("transfer_split", folder, tmp_path / "second").returncode == 0
+    assert run("transfer_check", tmp_path / "second").returncode == 0
+
+
+def test_quarantine_overwrites_nothing(tmp_path):
+    folder = draw(tmp_path / "photos")
+    (folder / "cats/bad.jpg").write_bytes(b"no picture")
+    (tmp_path / "bad/cats").mkdir(parents=True)
+    (tmp_path / "bad/cats/bad.jpg").write_text("precious")
+    assert_one_line_error(run("transfer_check", folder, "--quarantine", tmp_path / "bad"), "bad.jpg", "is there already")
+    assert (tmp_path / "bad/cats/bad.jpg").read_text() == "precious" and (folder / "cats/bad.jpg").exists()
+
+
+def test_bad_input_is_named(tmp_path):
+    folder, letter = draw(tmp_path / "photos"), tmp_path / "letter"
+    letter.write_text("precious")
+    (tmp_path / "hollow").mkdir()
+    before = state(folder)
+    assert_one_line_error(run("transfer_check", tmp_path / "gone"), tmp_path / "gone")
+    assert_one_line_error(run("transfer_check", letter), letter)
+    assert_one_line_error(run("transfer_check", tmp_path / "hollow"), "no class folders")
+    assert_one_line_error(run("transfer_check", folder, "--csv", letter), letter, "another name")
+    assert_one_line_error(run("transfer_check", folder, "--json", folder / "report.json"), "must stay as it is")
+    assert_one_line_error(run("transfer_check", folder, "--csv", tmp_path / "no" / "report.csv"), "make it first")
+    assert_one_line_error(run("transfer_check", folder, "--quarantine", folder / "cats"), "must stay as it is")
+    assert_one_line_error(run("transfer_check", folder, "--restore", letter), letter, "not a list")
+    assert state(folder) == before and letter.read_text() == "precious"
+    for _ in range(2): assert run("transfer_check", folder, "--csv", tmp_path / "report.csv").returncode == 0  # its own report may be written anew
+
+
+@pytest.mark.skipif(not (REAL / "clothing").is_dir(), reason=f"the real photographs are not at {REAL}")
+def test_clothing_has_one_picture_under_two_labels(tmp_path):
+    done = run("transfer_check", REAL / "clothing", "--json", tmp_path / "report.json")
+    report = json.loads((tmp_path / "report.json").read_text())
+    pairs = [row for row in report["findings"] if row["other_file"]]
+    assert done.returncode == 1 and report["pictures"] == 3781
+    assert [(row["kind"], {row["class"], row["other_class"]}, row["split"], row["other_split"]) for row in pairs] == [("two labels", {"shorts", "skirt"}, "train", "train")]
+
+
+@pytest.mark.skipif(not (REAL / "hymenoptera").is_dir(), reason=f"the real photographs are not at {REAL}")
+def test_hymenoptera_has_a_stray_gif(tmp_path):
+    done = run("transfer_check", REAL / "hymenoptera", "--json", tmp_path / "report.json")
+    findings = json.loads((tmp_path / "report.json").read_text())["findings"]
+    assert done.returncode == 0, done.stdout
+    assert [(row["kind"], row["file"]) for row in findings if row["level"] == "warning" and row["kind"] != "small"] == [("skipped picture", "train/ants/imageNotFound.gif")]
+
+
+@pytest.mark.skipif(not (REAL / "hymenoptera").is_dir(), reason=f"the real photographs are not at {REAL}")
+@pytest.mark.parametrize("kind, change, quality, least", [("half", lambda image: image.resize([side // 2 for side in image.size]), 90, 0.95), ("quality 50", lambda image: image, 50, 0.95),
+                                                          ("mirrored", ImageOps.mirror, 90, 0.95)])
+def test_planted_copies_are_found(kind, change, quality, least, tmp_path):
+    "Copies of 60 photographs in valid, originals and others in train: at least so many are found, and nothing else is taken for a copy."
+    photographs = sorted((REAL / "hymenoptera/train").glob("*/*.jpg"))[::2]
+    (tmp_path / "folder/train/all").mkdir(parents=True)
+    for number, path in enumerate(photographs):
+        os.symlink(path, tmp_path / "folder/train/all" / f"{number}.jpg")
+        if number < 60: save(change(ImageOps.exif_transpose(Image.open(path)).convert("RGB")), tmp_path / "folder/valid/all" / f"{number}.jpg", quality=quality)
+    pairs = check.check_folder(tmp_path / "folder").query("kind == 'leak'")
+    right = [Path(first).stem == Path(second).stem for first, second in zip(pairs["file"], pairs["other_file"])]
+    assert all(right) and len(right) >= least * 60
