@@ -37,6 +37,7 @@ setup(
     extras_require={
         "dev": settings["dev_requirements"].split(),
         "kaggle": settings["kaggle_requirements"].split(),
+        "onnx": settings["onnx_requirements"].split(),
     },
     entry_points={"console_scripts": settings["console_scripts"].split()},
     zip_safe=False,
