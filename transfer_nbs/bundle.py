@@ -19,7 +19,7 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from hashlib import sha256
 from importlib.metadata import metadata, version
 from pathlib import Path
@@ -213,7 +213,7 @@ def plot_calibration(
     ax.legend(frameon=False, loc="upper left")
     return ax
 
-# %% ../nbs/31_bundle.ipynb #cell-36
+# %% ../nbs/31_bundle.ipynb #cell-38
 def _results(
     logits: torch.Tensor,  # (N, classes)
     labels: torch.Tensor,  # (N,)
@@ -264,7 +264,7 @@ def make_bundle(
     temperature = fit_temperature(logits, labels)
     return replace(bundle, temperature=temperature, results={"valid": _results(logits, labels, temperature)})
 
-# %% ../nbs/31_bundle.ipynb #cell-39
+# %% ../nbs/31_bundle.ipynb #cell-43
 CARD = """\
 ---
 {front}
@@ -332,7 +332,7 @@ def model_card(
         home=metadata("transfer_nbs")["Home-page"], size=bundle.spec.size, results="\n".join(lines) if bundle.results else "Not measured.", note=note,
         temperature=bundle.temperature, settings="\n".join(f"- {name}: {value}" for name, value in {**bundle.settings, **bundle.versions}.items()))
 
-# %% ../nbs/31_bundle.ipynb #cell-42
+# %% ../nbs/31_bundle.ipynb #cell-46
 FORMAT, FORMAT_VERSION = "transfer_nbs bundle", 1
 BUNDLE_FILES = ("model.safetensors", "bundle.json", "README.md", "model.onnx", "review.html")  # all that may stand in a bundle
 
@@ -353,12 +353,14 @@ def _tensors(
 def _check_free(
     path: Path,  # where a bundle is to be
     overwrite: bool,
-) -> None:
-    "Raise where anything is there that must not be lost."
-    if not os.path.lexists(path) or path.is_dir() and not any(path.iterdir()): return
+) -> bool:  # whether anything is there
+    "Raise ValueError where it must not be lost."
+    if not os.path.lexists(path): return False
+    if path.is_dir() and not any(path.iterdir()): return True
     strange = [file.name for file in path.iterdir() if file.name not in BUNDLE_FILES] if path.is_dir() else [path.name]
     if strange: raise ValueError(f"{path}: holds what is no part of a bundle ({_listed(sorted(strange), 3)}); choose another folder")
     if not overwrite: raise ValueError(f"{path}: holds a bundle already; choose another folder or say that it may be overwritten")
+    return True
 
 
 def save_bundle(
@@ -369,7 +371,7 @@ def save_bundle(
 ) -> Path:  # `path`
     "Write a bundle whole or not at all. Raises ValueError where the place isn't free, or where the bundle couldn't be loaded again."
     path = Path(path).resolve()
-    _check_free(path, overwrite)
+    there = _check_free(path, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent, ignore_cleanup_errors=True) as room:
         new, old = Path(room) / "new", Path(room) / "old"
@@ -383,14 +385,14 @@ def save_bundle(
         (new / "README.md").write_text(model_card(bundle, title=path.name), encoding="utf-8", errors="replace")
         again = _tensors(load_bundle(new))
         if any(not torch.equal(value, again[name]) for name, value in _tensors(bundle).items()): raise ValueError(f"{path}: what was written differs from the model; is the disk sound?")
-        if os.path.lexists(path): os.rename(path, old)
+        if there: os.rename(path, old)
         try: os.rename(new, path)
         except OSError:
-            if old.exists(): os.rename(old, path)
+            if there: os.rename(old, path)
             raise
     return path
 
-# %% ../nbs/31_bundle.ipynb #cell-44
+# %% ../nbs/31_bundle.ipynb #cell-48
 FACTS = {"format": str, "format_version": int, "architecture": str, "head": str, "spec": dict, "recipe": dict, "settings": dict, "split": str, "versions": dict,
          "results": dict, "temperature": (int, float), "weights": dict, "sha256": str}
 
@@ -452,7 +454,7 @@ def load_bundle(
     except (ValueError, TypeError, RuntimeError) as error: raise ValueError(f"{path}: {_one_line(error)}") from None
     return Bundle(model=model, **{field.name: facts[field.name] for field in fields(Bundle) if field.name not in ("model", "spec")}, spec=spec)
 
-# %% ../nbs/31_bundle.ipynb #cell-53
+# %% ../nbs/31_bundle.ipynb #cell-57
 def export_onnx(
     path: str | Path,  # the folder of a bundle; gets model.onnx
     images: Sequence[str | Path],  # files to compare on; the more like those to come, the better
@@ -486,7 +488,7 @@ def export_onnx(
         os.replace(file, path / "model.onnx")
     return difference
 
-# %% ../nbs/31_bundle.ipynb #cell-56
+# %% ../nbs/31_bundle.ipynb #cell-60
 def _images_of(
     place: str,  # a file, a folder or a pattern
 ) -> list[str]:  # files; none where it names nothing
@@ -516,7 +518,7 @@ def list_images(
         files += found
     return files
 
-# %% ../nbs/31_bundle.ipynb #cell-58
+# %% ../nbs/31_bundle.ipynb #cell-62
 def check_answers(
     top: int,  # how many classes to name
     unsure: float | None,  # threshold
@@ -544,7 +546,7 @@ def most_likely(
     table.loc[errors.notna(), ["answer", *(f"class_{rank}" for rank in range(1, 1 + order.shape[1]))]] = None
     return table.assign(error=errors)
 
-# %% ../nbs/31_bundle.ipynb #cell-63
+# %% ../nbs/31_bundle.ipynb #cell-69
 def _printable(name: str) -> str: return "".join(letter if letter.isprintable() else "\ufffd" for letter in name)
 
 
@@ -575,11 +577,8 @@ def _check_file(
     file: str,  # to be written later
 ) -> None:
     "Raise ValueError now where a file can't be written in the end."
-    part = Path(file).with_name(Path(file).name + ".part")
-    try:
-        if Path(file).is_dir(): raise ValueError(f"can't write {file} (it is a folder): choose another file")
-        part.touch()
-        part.unlink()
+    if Path(file).is_dir(): raise ValueError(f"can't write {file} (it is a folder): choose another file")
+    try: tempfile.TemporaryFile(dir=Path(file).parent).close()
     except OSError as error: raise ValueError(f"can't write {file} ({error.strerror}): choose another file") from None
 
 
