@@ -31,8 +31,8 @@ from transfer_nbs.training import choose_precision, inference_copy
 CPU = torch.device("cpu")
 
 
-def run(*command, given=None, cwd=None):
-    return subprocess.run([str(BIN / "transfer_predict"), *map(str, command)], input=given, cwd=cwd, capture_output=True)
+def run(*command, given=None, cwd=None, **environment):
+    return subprocess.run([str(BIN / "transfer_predict"), *map(str, command)], input=given, cwd=cwd, env={**os.environ, **environment}, capture_output=True)
 
 
 def text(done):
@@ -371,6 +371,14 @@ def test_broken_pictures_are_rows(saved, inbox, tmp_path):
     assert float(table.loc["inbox/a.jpg", "probability_1"]) == pytest.approx(alone.max(axis=1).item(), abs=1e-5)
     assert {row["file"]: row["probabilities"] for row in json.loads((tmp_path / "out.json").read_text()) if row["error"]} == {f"inbox/{name}": {} for name in broken}
     assert text(run(saved, *(inbox / name for name in broken))).returncode == 1, "nothing but broken pictures"
+
+
+def test_a_machine_that_never_ran_it(saved, inbox, tmp_path):
+    "Nothing is in the user's cache yet, and how to compute has still to be measured; or there can be no cache at all."
+    expected = run(saved, inbox / "a.jpg").stdout
+    for cache in (tmp_path / "cache", inbox / "letter.txt" / "cache"):
+        done = run(saved, inbox / "a.jpg", XDG_CACHE_HOME=str(cache), TMPDIR=str(tmp_path))
+        assert (done.returncode, done.stdout) == (0, expected), done.stderr
 
 
 @pytest.mark.filterwarnings("ignore:.*skipped what is no image. letter.txt")

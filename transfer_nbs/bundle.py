@@ -80,7 +80,8 @@ def image_batches(
     strange = next((image for image in images if not isinstance(image, (str, Path, Image.Image))), None)
     if strange is not None: raise TypeError(f"{type(strange).__name__} is neither a file nor a picture: give paths or PIL images")
     with ThreadPoolExecutor() as pool:
-        def begin(start): return {index: pool.submit(_view_or_reason, images[index], spec) for index in range(start, min(start + batch_size, len(images)))}
+        def begin(start):
+            return {index: pool.submit(_view_or_reason, images[index], spec) for index in range(start, min(start + batch_size, len(images)))}
         coming = begin(0)
         while coming:
             views, coming = {index: view.result() for index, view in coming.items()}, begin(max(coming) + 1)
@@ -134,7 +135,8 @@ class Bundle:
         "The probability of each class for each image."
         images = [images] if isinstance(images, (str, Path, Image.Image)) else list(images)
         logits, errors = self.logits(images, batch_size=batch_size, device=device)
-        names = [getattr(image, "filename", "") or f"image {number}" if isinstance(image, Image.Image) else str(image) for number, image in enumerate(images)]
+        names = [getattr(image, "filename", "") or f"image {number}" if isinstance(image, Image.Image) else str(image)
+                 for number, image in enumerate(images)]
         table = pd.DataFrame((logits / self.temperature).softmax(1).numpy(), index=pd.Index(names, name="file", dtype=object), columns=list(self.spec.class_names))
         table.attrs["errors"] = errors
         return table
@@ -207,8 +209,10 @@ def plot_calibration(
     ax.plot([low, 1], [low, 1], color="0.7", linewidth=1, zorder=0)
     for index, (name, table) in enumerate(tables.items()):
         ax.plot(table.confidence, table.accuracy, color=f"C{index}", linewidth=1, alpha=0.6)
-        ax.scatter(table.confidence, table.accuracy, s=8 + 250 * table.images / table.images.sum(), color=f"C{index}", alpha=0.7, linewidth=0, label=name)
-    ax.set(xlabel="probability of the answer", ylabel="share of right answers", xlim=(low, 1.02), ylim=(min(low, *(table.accuracy.min() for table in tables.values())) - 0.03, 1.02))
+        sizes = 8 + 250 * table.images / table.images.sum()
+        ax.scatter(table.confidence, table.accuracy, s=sizes, color=f"C{index}", alpha=0.7, linewidth=0, label=name)
+    lowest = min(low, *(table.accuracy.min() for table in tables.values()))
+    ax.set(xlabel="probability of the answer", ylabel="share of right answers", xlim=(low, 1.02), ylim=(lowest - 0.03, 1.02))
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, loc="upper left")
     return ax
@@ -323,9 +327,10 @@ def model_card(
                  tags=["transfer-learning", "image-classification", bundle.architecture])
     if sets: front["model-index"] = [dict(name=title, results=sets)]
     lines = ["| images | accuracy | 95% interval | right | expected calibration error, before and after |", "|---|---|---|---|---|"]
-    lines += [f"| {name} | {r['accuracy']:.3f} | {r['low']:.3f} to {r['high']:.3f} | {r['correct']} of {r['images']} | {r['calibration_error_before']:.3f}, {r['calibration_error']:.3f} |"
-              for name, r in bundle.results.items()]
-    note = "The temperature, and perhaps the choice of this model, was made on the same images, which flatters it a little." if list(bundle.results) == ["valid"] else "The images called valid took part in choices; the others did not."
+    lines += [f"| {name} | {result['accuracy']:.3f} | {result['low']:.3f} to {result['high']:.3f} | {result['correct']} of {result['images']} "
+              f"| {result['calibration_error_before']:.3f}, {result['calibration_error']:.3f} |" for name, result in bundle.results.items()]
+    note = "The images called valid took part in choices, the temperature among them, which flatters the model a little."
+    if len(bundle.results) > 1: note += " The others did not."
     return CARD.format(
         front="\n".join(f"{name}: {quote(value)}" for name, value in front.items()), title=title, count=len(bundle.spec.class_names),
         classes=", ".join(f"`{name}`" for name in bundle.spec.class_names), architecture=bundle.architecture, head=bundle.head, recipe=bundle.recipe["name"],
@@ -341,7 +346,8 @@ def _digest(
     facts: dict,  # of bundle.json
 ) -> str:  # 64 hexadecimal digits
     "A checksum of all that bundle.json says, whatever its spaces and line breaks."
-    return sha256(json.dumps({name: value for name, value in facts.items() if name != "sha256"}, sort_keys=True, allow_nan=False).encode()).hexdigest()
+    rest = {name: value for name, value in facts.items() if name != "sha256"}
+    return sha256(json.dumps(rest, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def _tensors(
@@ -381,10 +387,12 @@ def save_bundle(
                  **{field.name: getattr(bundle, field.name) for field in fields(Bundle) if field.name != "model"}, "spec": bundle.spec.to_dict(),
                  "weights": {"sha256": content_hash(new / "model.safetensors"), "bytes": (new / "model.safetensors").stat().st_size}}
         facts = json.loads(json.dumps(facts, allow_nan=False))
-        (new / "bundle.json").write_text(json.dumps({**facts, "sha256": _digest(facts)}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8", errors="surrogatepass")
+        text = json.dumps({**facts, "sha256": _digest(facts)}, indent=1, ensure_ascii=False) + "\n"
+        (new / "bundle.json").write_text(text, encoding="utf-8", errors="surrogatepass")
         (new / "README.md").write_text(model_card(bundle, title=path.name), encoding="utf-8", errors="replace")
         again = _tensors(load_bundle(new))
-        if any(not torch.equal(value, again[name]) for name, value in _tensors(bundle).items()): raise ValueError(f"{path}: what was written differs from the model; is the disk sound?")
+        if not all(torch.equal(value, again[name]) for name, value in _tensors(bundle).items()):
+            raise ValueError(f"{path}: what was written differs from the model; is the disk sound?")
         if there: os.rename(path, old)
         try: os.rename(new, path)
         except OSError:
@@ -404,13 +412,17 @@ def _read_facts(
     if not path.is_file(): raise ValueError("there is no bundle.json in it; give the folder of a bundle")
     try: facts = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error: raise ValueError(f"bundle.json is broken ({error}); copy the bundle anew") from None
-    if not isinstance(facts, dict) or facts.get("format") != FORMAT: raise ValueError(f"its bundle.json is not of the format {FORMAT!r}; give a bundle of this package")
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        raise ValueError(f"its bundle.json is not of the format {FORMAT!r}; give a bundle of this package")
     if facts.get("format_version") != FORMAT_VERSION:
-        raise ValueError(f"it has version {facts.get('format_version')!r} of the format, and this transfer_nbs reads {FORMAT_VERSION}; use the transfer_nbs that wrote it, or a newer one")
+        raise ValueError(f"it has version {facts.get('format_version')!r} of the format, and this transfer_nbs reads {FORMAT_VERSION}; "
+                         "use the transfer_nbs that wrote it, or a newer one")
     missing, strange = [name for name in FACTS if name not in facts], [name for name in facts if name not in FACTS]
-    if missing or strange: raise ValueError(f"bundle.json lacks {_listed(missing) or 'nothing'} and has {_listed(strange, 3) or 'nothing'} too much; copy the bundle anew")
+    if missing or strange:
+        raise ValueError(f"bundle.json lacks {_listed(missing) or 'nothing'} and has {_listed(strange, 3) or 'nothing'} too much; copy the bundle anew")
     for name, kind in FACTS.items():
-        if not isinstance(facts[name], kind) or isinstance(facts[name], bool): raise ValueError(f"bundle.json: {name} is of the wrong kind ({type(facts[name]).__name__}); copy the bundle anew")
+        if not isinstance(facts[name], kind) or isinstance(facts[name], bool):
+            raise ValueError(f"bundle.json: {name} is of the wrong kind ({type(facts[name]).__name__}); copy the bundle anew")
     if not 0 < facts["temperature"] < math.inf: raise ValueError(f"bundle.json: temperature is {facts['temperature']}; it must be above 0")
     if facts["head"] not in HEADS: raise ValueError(f"unknown head {facts['head']!r}; this transfer_nbs has {', '.join(HEADS)}")
     return facts
@@ -422,8 +434,10 @@ def _check_weights(
 ) -> None:
     "Raise ValueError where the file of weights is not the one that bundle.json means."
     if not path.is_file(): raise ValueError("there is no model.safetensors in it; copy the bundle anew")
-    if path.stat().st_size != said.get("bytes"): raise ValueError(f"model.safetensors has {path.stat().st_size} bytes instead of {said.get('bytes')}; copy the bundle anew")
-    if content_hash(path) != said.get("sha256"): raise ValueError("model.safetensors was changed, its SHA-256 is not the one in bundle.json; copy the bundle anew")
+    if path.stat().st_size != said.get("bytes"):
+        raise ValueError(f"model.safetensors has {path.stat().st_size} bytes instead of {said.get('bytes')}; copy the bundle anew")
+    if content_hash(path) != said.get("sha256"):
+        raise ValueError("model.safetensors was changed, its SHA-256 is not the one in bundle.json; copy the bundle anew")
 
 
 def _build_model(
@@ -434,7 +448,8 @@ def _build_model(
     "The network that bundle.json describes, with these weights, in eval mode."
     model = get_model(facts["architecture"], len(spec.class_names), weights="random", head=HEADS[facts["head"]], size=spec.size)
     last, own = list(model.state_dict().items())[-1]  # the bias of the last layer: a number for each class
-    if last in tensors and len(tensors[last]) != len(own): raise ValueError(f"it names {len(own)} classes, but its head tells {len(tensors[last])} apart; copy the bundle anew")
+    if last in tensors and len(tensors[last]) != len(own):
+        raise ValueError(f"it names {len(own)} classes, but its head tells {len(tensors[last])} apart; copy the bundle anew")
     load_body(model, tensors, source="the tensors of model.safetensors")
     return model.eval()
 
@@ -476,7 +491,8 @@ def export_onnx(
         file = str(Path(room) / "model.onnx")
         example, free = batches[0][:1].expand(2, -1, -1, -1), {0: torch.export.Dim("images")}
         with warnings.catch_warnings(action="ignore"):  # about the exporter's own insides
-            program = torch.onnx.export(bundle.model, (example,), input_names=["images"], output_names=["logits"], dynamic_shapes=(free,), dynamo=True, verbose=False)
+            program = torch.onnx.export(bundle.model, (example,), input_names=["images"], output_names=["logits"], dynamic_shapes=(free,),
+                                        dynamo=True, verbose=False)
         program.model.metadata_props.update(facts, weights_sha256=content_hash(path / "model.safetensors"))
         program.save(file, external_data=False)
         session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
@@ -484,7 +500,8 @@ def export_onnx(
         for batch in batches:
             with torch.no_grad(): expected = bundle.model(batch).numpy()
             difference = max(difference, float(np.abs(session.run(None, {"images": batch.contiguous().numpy()})[0] - expected).max()))
-        if not difference <= tolerance: raise ValueError(f"{path}: ONNX and PyTorch differ by {difference:.2g} on these images, and {tolerance:g} is allowed; model.onnx was not written")
+        if not difference <= tolerance:
+            raise ValueError(f"{path}: ONNX and PyTorch differ by {difference:.2g} on these images, and {tolerance:g} is allowed; model.onnx was not written")
         os.replace(file, path / "model.onnx")
     return difference
 
@@ -514,7 +531,9 @@ def list_images(
             lines = [line for line in (line.removesuffix("\r") for line in text.split("\0" if "\0" in text else "\n")) if line]
             found = [file for line in lines for file in _images_of(line) or [line]]
         else: found = _images_of(place)
-        if not found: raise ValueError("no images are named on standard input; give a list of files" if place == "-" else f"{place}: no image there; give files, folders or patterns")
+        if not found:
+            raise ValueError("no images are named on standard input; give a list of files" if place == "-" else
+                             f"{place}: no image there; give files, folders or patterns")
         files += found
     return files
 
@@ -541,7 +560,8 @@ def most_likely(
     order = np.argsort(-values, axis=1, kind="stable")[:, :top]
     table = pd.DataFrame({"file": probabilities.index, "answer": pd.Series(classes[order[:, 0]], dtype=object)})
     for rank, column in enumerate(order.T, start=1):
-        table[f"class_{rank}"], table[f"probability_{rank}"] = pd.Series(classes[column], dtype=object), np.take_along_axis(values, column[:, None], 1)[:, 0]
+        table[f"class_{rank}"] = pd.Series(classes[column], dtype=object)
+        table[f"probability_{rank}"] = np.take_along_axis(values, column[:, None], 1)[:, 0]
     if unsure is not None: table.loc[table["probability_1"] < unsure, "answer"] = "unsure"
     table.loc[errors.notna(), ["answer", *(f"class_{rank}" for rank in range(1, 1 + order.shape[1]))]] = None
     return table.assign(error=errors)
@@ -603,6 +623,7 @@ def transfer_predict(
         print(format_predictions(likely))
         if csv: _write(Path(csv), likely.to_csv(index=False))
         if json: _write(Path(json), _as_json(likely))
-        wrong = int(likely["error"].notna().sum())
-        print(f"\n{len(likely)} images" + f", {(likely['answer'] == 'unsure').sum()} unsure" * (unsure is not None) + f", {wrong} could not be read" * bool(wrong))
+        wrong, untold = int(likely["error"].notna().sum()), int((likely["answer"] == "unsure").sum())
+        counts = [f"{len(likely)} image{'s' * (len(likely) != 1)}", *[f"{untold} unsure"] * (unsure is not None), *[f"{wrong} could not be read"] * bool(wrong)]
+        print(f"\n{', '.join(counts)}")
     if wrong: raise SystemExit(1)
