@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['TECHNIQUES', 'BASELINES', 'RECIPES', 'STRONG', 'MUTED', 'INK', 'PRACTICE_IMAGES', 'PRACTICE_VALID', 'CompareSettings',
-           'check_policy', 'check_recipes', 'build_model', 'PeakMemory', 'run_recipe', 'check_writable', 'open_run',
-           'read_run', 'compare', 'accuracy_interval', 'compare_pairs', 'compare_with_best', 'plot_compare',
-           'format_table', 'summarize', 'write_tables', 'transfer_compare']
+           'check_policy', 'check_recipes', 'build_model', 'PeakMemory', 'Trained', 'train_recipe', 'run_recipe',
+           'check_writable', 'open_run', 'read_run', 'split_hash', 'compare', 'accuracy_interval', 'compare_pairs',
+           'compare_with_best', 'plot_compare', 'format_table', 'summarize', 'write_tables', 'transfer_compare']
 
 # %% ../nbs/09_compare.ipynb #cell-3
 import difflib
@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -150,6 +151,37 @@ class PeakMemory:
             self.watcher.join()
 
 
+class Trained(NamedTuple):
+    "What came out of a training."
+    model: nn.Sequential  # with `.body` and `.head`
+    spec: ImageSpec  # the order of its classes, and what it expects of images
+    history: pd.DataFrame  # as `fit` gives it
+    correct: np.ndarray  # for each validation image, whether it was classified correctly in the end (N,) bool
+    seconds: float  # of `fit`; features that were there already count as computed
+
+
+def train_recipe(
+    recipe: Recipe,
+    settings: CompareSettings,
+    table: pd.DataFrame,  # file, class, split, as `read_folder` gives them
+    folder: str | Path,  # what the files are relative to
+    *,
+    seed: int = 0,
+    features: FeatureStore | None = None,  # features of frozen bodies, computed once for all runs
+    bar: tqdm | None = None,  # a progress bar to move on by each image
+) -> Trained:
+    "Train one recipe with one seed."
+    spec = ImageSpec(tuple(sorted(set(table["class"]))), size=settings.size)
+    train_loader, valid_loader = make_loaders(table, folder, spec, batch_size=settings.batch_size, seed=seed)
+    features, evaluations = features or FeatureStore(), []
+    model = build_model(recipe, settings, num_classes=len(spec.class_names), seed=seed)
+    start = time.perf_counter() + features.seconds
+    history = fit(model, train_loader, valid_loader, recipe, epochs=settings.epochs, lr=settings.lr, seed=seed,
+                  precision=choose_precision(choose_device(settings.device), precision=settings.precision), features=features,
+                  bar=bar, evaluations=evaluations)
+    return Trained(model, spec, history, evaluations[-1].correct, time.perf_counter() + features.seconds - start)
+
+
 def run_recipe(
     recipe: Recipe,
     settings: CompareSettings,
@@ -160,21 +192,12 @@ def run_recipe(
     features: FeatureStore | None = None,  # features of frozen bodies, computed once for all runs
     bar: tqdm | None = None,  # a progress bar to move on by each image
 ) -> dict:  # `row` of results.csv, `history`, and `correct`: for each validation image 1 or 0
-    "Train one recipe with one seed, and evaluate it."
-    spec = ImageSpec(tuple(sorted(set(table["class"]))), size=settings.size)
-    train_loader, valid_loader = make_loaders(table, folder, spec, batch_size=settings.batch_size, seed=seed)
-    device, features = choose_device(settings.device), features or FeatureStore()
-    with PeakMemory(device) as memory:
-        model = build_model(recipe, settings, num_classes=len(spec.class_names), seed=seed)
-        start, evaluations = time.perf_counter() + features.seconds, []
-        history = fit(model, train_loader, valid_loader, recipe, epochs=settings.epochs, lr=settings.lr, seed=seed,
-                      precision=choose_precision(device, precision=settings.precision), features=features, bar=bar,
-                      evaluations=evaluations)
-        seconds = time.perf_counter() + features.seconds - start  # features that were there already count as computed
-    correct = evaluations[-1].correct
+    "Train one recipe with one seed, and keep what a comparison needs of it."
+    with PeakMemory(choose_device(settings.device)) as memory:
+        model, _, history, correct, seconds = train_recipe(recipe, settings, table, folder, seed=seed, features=features, bar=bar)
     rates = zip(*(phase.rates for phase in recipe.phases))
     trained = sum(p.numel() for group, rate in zip(recipe.groups(model), rates) if set(rate) != {None} for p in group)
-    seen = settings.epochs * (len(train_loader.dataset) + len(valid_loader.dataset))
+    seen = settings.epochs * len(table)
     row = dict(recipe=recipe.name, seed=seed, valid_accuracy=float(correct.mean()), valid_correct=int(correct.sum()), valid_total=len(correct),
                trained_parameters=trained, seconds=round(seconds, 2), images_per_second=round(seen / seconds, 1), peak_memory_mb=round(memory.peak_mb))
     return dict(row=row, history=history.to_dict("records"), correct="".join("01"[int(answer)] for answer in correct))
@@ -229,6 +252,13 @@ def read_run(
     return pd.DataFrame(rows), answers
 
 # %% ../nbs/09_compare.ipynb #cell-23
+def split_hash(
+    table: pd.DataFrame,  # file, class, split
+) -> str:  # 64 hexadecimal digits
+    "A digest of who is trained on and who is checked with."
+    return sha256(table.to_csv(index=False).encode(errors="surrogateescape")).hexdigest()
+
+
 def compare(
     settings: CompareSettings,
     table: pd.DataFrame,  # file, class, split, as `read_folder` gives them
@@ -241,7 +271,7 @@ def compare(
     check_recipes(settings, num_classes=table["class"].nunique())  # before anything is written
     count = table.groupby("split").size()
     data = dict(classes=sorted(set(table["class"])), train=int(count["train"]), valid=int(count["valid"]),
-                split=sha256(table.to_csv(index=False).encode()).hexdigest())
+                split=split_hash(table))
     if Path(settings.weights).is_file(): data["weights"] = content_hash(settings.weights)
     out = open_run(out, dict(settings=asdict(settings), data=data, environment=describe_environment(device=settings.device, precision=settings.precision), transfer_nbs=version("transfer_nbs")))
     table.to_csv(out / "split.csv", index=False)

@@ -107,6 +107,7 @@ def _shortest(ways: dict[str, Callable[[], float]]) -> dict[str, float]:
     return {name: min(times[name] for times in rounds[1:]) for name in ways}
 
 
+@torch.enable_grad()  # it trains, and may be asked for while somebody only predicts
 def _measure_precisions(device: torch.device) -> dict[str, float]:
     def layers(channels): return [nn.Conv2d(channels, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
     count, side = (8, 32) if device.type == "cpu" else (128, 64)
