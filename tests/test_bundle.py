@@ -438,7 +438,7 @@ def test_names_of_files_may_be_any_bytes(saved, inbox, tmp_path):
     done = run(saved, *(os.fsdecode(os.fsencode(inbox) + b"/" + name) for name in names), "--csv", tmp_path / "out.csv", "--json", tmp_path / "out.json")
     assert done.returncode == 0, done.stderr
     assert b"\x1b" not in done.stdout and len(done.stdout.strip().splitlines()) == 1 + len(names) + 2
-    assert b"caf\xe9.jpg" in (tmp_path / "out.csv").read_bytes()
+    assert b"caf\\udce9.jpg" in (tmp_path / "out.csv").read_bytes()
     assert [os.fsencode(row["file"]).rsplit(b"/", 1)[1] for row in json.loads((tmp_path / "out.json").read_text())] == names
 
 

@@ -35,7 +35,7 @@ VALID_NAMES = ("valid", "val", "validation")  # what people call the folder besi
 
 def write_file(
     path: Path, # file to write
-    text: str, # its content; what UTF-8 can't hold, such as parts of odd file names, is written as \xff
+    text: str, # its content; what UTF-8 can't hold, such as parts of odd file names, is written as \udcff
 ) -> None:
     "Write a file whole or not at all."
     part = path.with_name(path.name + ".part")
