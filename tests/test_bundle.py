@@ -145,9 +145,12 @@ def test_pictures_in_memory_and_in_files_are_the_same(saved, inbox, tmp_path):
     exif[0x0112] = 6  # lies on its side
     picture.rotate(90, expand=True).save(tmp_path / "turned.png", exif=exif)
     picture.save(tmp_path / "upright.png")
-    table = bundle.predict([tmp_path / "turned.png", Image.open(tmp_path / "turned.png"), str(tmp_path / "upright.png"), picture])
-    assert (table.to_numpy() == table.to_numpy()[0]).all()
-    assert table.index[3] == "image 3"
+    ways = [tmp_path / "turned.png", Image.open(tmp_path / "turned.png"), str(tmp_path / "upright.png"), picture]
+    _, images, errors = next(image_batches(ways, bundle.spec))
+    assert not errors and all(torch.equal(image, images[0]) for image in images)
+    table = bundle.predict(ways)
+    np.testing.assert_allclose(table, table.iloc[[0] * 4], atol=1e-6)
+    assert list(table.index) == [str(tmp_path / "turned.png"), str(tmp_path / "turned.png"), str(tmp_path / "upright.png"), "image 3"]
 
 
 def test_results_say_what_prediction_does(figures, trained, saved):

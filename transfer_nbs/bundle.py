@@ -284,8 +284,6 @@ A {architecture} with the head `{head}`, trained with the recipe `{recipe}` of [
 
 {results}
 
-{note} Probabilities are calibrated: logits are divided by {temperature:.4g} (temperature scaling), which was fitted on the images called valid.
-
 ## How to use it
 
 ```sh
@@ -329,13 +327,14 @@ def model_card(
     lines = ["| images | accuracy | 95% interval | right | expected calibration error, before and after |", "|---|---|---|---|---|"]
     lines += [f"| {name} | {result['accuracy']:.3f} | {result['low']:.3f} to {result['high']:.3f} | {result['correct']} of {result['images']} "
               f"| {result['calibration_error_before']:.3f}, {result['calibration_error']:.3f} |" for name, result in bundle.results.items()]
-    note = "The images called valid took part in choices, the temperature among them, which flatters the model a little."
-    if len(bundle.results) > 1: note += " The others did not."
+    if "valid" in bundle.results:
+        lines += ["", "Probabilities are calibrated: logits are divided by a temperature, fitted on the images called valid, which therefore flatter the model a little."]
+    if len(bundle.results) > 1: lines[-1] += " The others took no part in it."
     return CARD.format(
         front="\n".join(f"{name}: {quote(value)}" for name, value in front.items()), title=title, count=len(bundle.spec.class_names),
         classes=", ".join(f"`{name}`" for name in bundle.spec.class_names), architecture=bundle.architecture, head=bundle.head, recipe=bundle.recipe["name"],
-        home=metadata("transfer_nbs")["Home-page"], size=bundle.spec.size, results="\n".join(lines) if bundle.results else "Not measured.", note=note,
-        temperature=bundle.temperature, settings="\n".join(f"- {name}: {value}" for name, value in {**bundle.settings, **bundle.versions}.items()))
+        home=metadata("transfer_nbs")["Home-page"], size=bundle.spec.size, results="\n".join(lines) if bundle.results else "Not measured.",
+        settings="\n".join(f"- {name}: {value}" for name, value in {**bundle.settings, "temperature": round(bundle.temperature, 4), **bundle.versions}.items()))
 
 # %% ../nbs/31_bundle.ipynb #cell-46
 FORMAT, FORMAT_VERSION = "transfer_nbs bundle", 1
