@@ -352,7 +352,8 @@ def model_card(
     if "valid" in bundle.results:
         lines += ["", "Probabilities are calibrated: logits are divided by a temperature, fitted on the images called valid, which therefore flatter the model a little.",
                   *_choices(bundle.settings)]
-        lines[-1] += " The others took no part in that: judge the model by them." if len(bundle.results) > 1 else " No others were measured: expect somewhat less."
+        others = [name for name in bundle.results if name != "valid"]
+        lines.append(f"The images called {_listed(others)} took no part in any choice: judge the model by them." if others else "So the figure above comes from images that chose; no others were measured.")
     return CARD.format(
         front="\n".join(f"{name}: {quote(value)}" for name, value in front.items()), title=title, count=len(bundle.spec.class_names),
         classes=", ".join(f"`{name}`" for name in bundle.spec.class_names), architecture=bundle.architecture, head=bundle.head, recipe=bundle.recipe["name"],

@@ -9,13 +9,13 @@ __all__ = ['OF_THE_RUN', 'read_parts', 'read_winner', 'check_compared', 'FitSett
 
 # %% ../nbs/10_your_images.ipynb #your-04
 import io
+import json
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
-import json
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,6 @@ import torch
 from fastcore.script import call_parse, store_true
 from safetensors import SafetensorError
 
-from .backbone import create_body, describe_body, feature_count
 from .bundle import Bundle, _check_free, describe_settings, export_onnx, load_bundle, make_bundle, save_bundle
 from .compare import RECIPES, CompareSettings, build_model, check_recipes, check_writable, compare_with_best, read_run, split_hash, train_recipe
 from .data import ImageSpec, read_folder, read_test
@@ -107,7 +106,7 @@ def describe_request(
     "All that must be the same for a training to go on."
     test = table["split"] == "test"
     return {**describe_settings(asdict(settings)), "split": split_hash(table[~test]), "test images": split_hash(table[test]),
-            "state of the files": file_stamps([Path(folder) / file for file in table["file"]]), "torch": torch.__version__}
+            "state of the files": file_stamps([Path(folder) / file for file in table["file"]]), "torch": str(torch.__version__)}
 
 
 def check_request(
@@ -167,7 +166,7 @@ def read_checkpoint(
 def finish_epoch() -> Iterator[threading.Event]:  # set once Ctrl-C was pressed
     "For a `with` block, let Ctrl-C wait for the end of an epoch; a second one doesn't wait."
     asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # not ours to handle; or told to ignore it
         yield asked
         return
     def note(*_):
