@@ -18,11 +18,13 @@ from test_commands import BIN, REAL, assert_one_line_error, run
 from transfer_nbs.backbone import read_weights
 from transfer_nbs.bundle import load_bundle
 from transfer_nbs.clothes import make_clothes
-from transfer_nbs.compare import RECIPES, CompareSettings, compare, split_hash, train_recipe
-from transfer_nbs.your_images import FitSettings, checkpoint_path, fit_bundle, read_checkpoint, read_parts, read_winner
+from transfer_nbs.compare import RECIPES, CompareSettings, split_hash, train_recipe
+from transfer_nbs.split import split_folder
+from transfer_nbs.your_images import FitSettings, checkpoint_path, fit_bundle, read_parts, read_winner, transfer_fit
 
 KILLS = int(os.environ.get("TRANSFER_KILLS", 3))  # random moments at which a training is killed
 SMALL = ["--recipe", "deeper_head", "--epochs", "4", "--size", "32", "--device", "cpu", "--test_fraction", "0.2"]
+ASKED = dict(recipe="deeper_head", epochs=4, size=32, device="cpu", test_fraction=0.2)  # the same, as options of the function
 SETTINGS = FitSettings("deeper_head", epochs=4, size=32, device="cpu")
 
 
@@ -67,29 +69,36 @@ def start(*command):
     return subprocess.Popen([str(BIN / "transfer_fit"), *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
+def assert_refused(capsys, folder, *words, **options):
+    "The command called within this process, which spares the seconds of its start: exit status 2, and one line that holds all of the words."
+    with pytest.raises(SystemExit) as stop: transfer_fit(str(folder), **{name: str(value) if isinstance(value, Path) else value for name, value in options.items()})
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert stop.value.code == 2 and len(lines) == 1, lines
+    for word in words: assert str(word) in lines[0], lines[0]
+
+
 # Killed
 
 
 def test_killed_at_random_moments(figures, left_alone, tmp_path):
     "Killed without warning, again and again, it ends in the weights of a run that was left alone."
-    out, dice, killed, after = tmp_path / "killed", random.Random(time.time_ns()), 0, []
-    begun = time.perf_counter()
+    dice, killed, rounds, begun = random.Random(time.time_ns()), 0, 0, time.perf_counter()
     assert run("transfer_fit", figures, *SMALL, "--out", tmp_path / "timed").returncode == 0
     whole = time.perf_counter() - begun
-    while killed < KILLS and not out.exists():
-        process = start(figures, *SMALL, "--out", out)
-        try: process.wait(timeout=dice.uniform(0.4, 0.9) * whole)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            killed += 1
-            after.append(len(torch.load(checkpoint_path(out), weights_only=True)["state"]["history"]) if checkpoint_path(out).exists() else 0)
-    print(f"killed {killed} times, after epochs {after}")
-    done = run("transfer_fit", figures, *SMALL, "--out", out)
-    assert done.returncode == 0, done.stderr
-    assert killed and after == sorted(after)
-    assert_same_weights(out, left_alone[0])
-    assert not checkpoint_path(out).exists()
+    while killed < KILLS:  # a training may end before it was killed so often; then comes another
+        out, rounds = tmp_path / f"killed {rounds}", rounds + 1
+        while killed < KILLS and not out.exists():
+            process = start(figures, *SMALL, "--out", out)
+            try: process.wait(timeout=dice.uniform(0.4, 1) * whole)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                killed += 1
+                print("killed after", len(torch.load(checkpoint_path(out), weights_only=True)["state"]["history"]) if checkpoint_path(out).exists() else 0, "epochs")
+        done = run("transfer_fit", figures, *SMALL, "--out", out)
+        assert done.returncode == 0, done.stderr
+        assert_same_weights(out, left_alone[0])
+        assert not checkpoint_path(out).exists()
 
 
 @pytest.mark.parametrize("recipe", ["feature_extractor", "discriminative_bn_trainable"])
@@ -147,33 +156,32 @@ def test_full_disk_in_the_end_keeps_the_training(figures, table, halfway, left_a
     assert_same_weights(halfway, left_alone[0])
 
 
-def test_nothing_that_was_there_is_lost(figures, tmp_path):
+def test_nothing_that_was_there_is_lost(figures, tmp_path, capsys):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     assert_one_line_error(run("transfer_fit", figures, *SMALL, "--out", tmp_path / "mine"), "thesis.txt", "choose another folder")
-    assert_one_line_error(run("transfer_fit", figures, *SMALL, "--out", tmp_path / "mine" / "thesis.txt" / "model"), "thesis.txt")
+    assert_refused(capsys, figures, "thesis.txt", **ASKED, out=tmp_path / "mine" / "thesis.txt" / "model")
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
-    assert [path.name for path in tmp_path.rglob("*")] == ["mine", "thesis.txt"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["mine", "thesis.txt"]
 
 
-@pytest.mark.parametrize("options, words", [(["--epochs", "5"], "epochs 4, not 5"), (["--lr", "0.01"], "lr 0.004, not 0.01"), (["--balance", "weights"], "balance none, not weights"),
-                                            (["--seed", "1"], "seed 0, not 1"), (["--test_fraction", "0.3"], "with split"), (["--valid_fraction", "0.3"], "with split")])
-def test_half_done_with_other_settings_is_refused(options, words, figures, halfway):
+@pytest.mark.parametrize("change, words", [(dict(epochs=5), "epochs 4, not 5"), (dict(lr=0.01), "lr 0.004, not 0.01"), (dict(balance="weights"), "balance none, not weights"),
+                                           (dict(seed=1), "seed 0, not 1"), (dict(test_fraction=0.3), "with split"), (dict(valid_fraction=0.3), "with split")])
+def test_half_done_with_other_settings_is_refused(change, words, figures, table, halfway, capsys):
     before = checkpoint_path(halfway).read_bytes()
-    done = run("transfer_fit", figures, *SMALL, *options, "--out", halfway)
-    assert_one_line_error(done, "half.checkpoint holds a training", words, "choose another --out")
+    assert_refused(capsys, figures, "half.checkpoint holds a training", words, "choose another --out", **{**ASKED, **change}, out=halfway)
     assert checkpoint_path(halfway).read_bytes() == before
 
 
-def test_changed_picture_is_noticed(figures, halfway, tmp_path):
+def test_changed_picture_is_noticed(figures, halfway, tmp_path, capsys):
     shutil.copytree(figures, tmp_path / "others")
-    assert_one_line_error(run("transfer_fit", tmp_path / "others", *SMALL, "--out", halfway), "state of the files")
+    assert_refused(capsys, tmp_path / "others", "state of the files", **ASKED, out=halfway)
 
 
-def test_broken_checkpoint_is_refused(figures, halfway):
+def test_broken_checkpoint_is_refused(figures, halfway, capsys):
     path = checkpoint_path(halfway)
     path.write_bytes(path.read_bytes()[:5000])
-    assert_one_line_error(run("transfer_fit", figures, *SMALL, "--out", halfway), path, "delete it to begin anew")
+    assert_refused(capsys, figures, path, "delete it to begin anew", **ASKED, out=halfway)
 
 
 # What is in the bundle
@@ -207,35 +215,33 @@ def test_weights_are_those_of_the_best_epoch(figures, table, tmp_path):
 
 
 def test_without_a_test_side_the_card_says_so(figures, tmp_path):
-    done = run("transfer_fit", figures, *SMALL[:-2], "--epochs", "1", "--out", tmp_path / "out")
-    assert done.returncode == 0, done.stderr
+    transfer_fit(str(figures), recipe="bn_eval", epochs=1, size=32, device="cpu", out=str(tmp_path / "out"))
     card = (tmp_path / "out" / "README.md").read_text()
     assert list(load_bundle(tmp_path / "out").results) == ["valid"]
     assert "comes from images that chose" in card and "epochs, number" not in card
 
 
-def test_test_side_of_a_folder(figures, tmp_path):
+def test_test_side_of_a_folder(figures, tmp_path, capsys):
     "A folder with train, valid and test is taken as it is, and its test is measured."
-    assert run("transfer_split", figures, tmp_path / "split").returncode == 0
-    (tmp_path / "split" / "test").mkdir()
+    split_folder(figures, tmp_path / "split", mode="copy")
     for name in ("camouflage_clothes", "normal_clothes"):
-        (tmp_path / "split" / "test" / name).mkdir()
+        (tmp_path / "split" / "test" / name).mkdir(parents=True)
         for file in sorted((tmp_path / "split" / "train" / name).iterdir())[:5]: file.rename(tmp_path / "split" / "test" / name / file.name)
-    done = run("transfer_fit", tmp_path / "split", *SMALL[:-2], "--epochs", "1", "--out", tmp_path / "out")
-    assert done.returncode == 0, done.stderr
+    asked = dict(recipe="bn_eval", epochs=1, size=32, device="cpu")
+    transfer_fit(str(tmp_path / "split"), **asked, out=str(tmp_path / "out"))
     assert load_bundle(tmp_path / "out").results["test"]["images"] == 10
-    assert_one_line_error(run("transfer_fit", tmp_path / "split", *SMALL, "--out", tmp_path / "other"), "has a test side already")
-    (tmp_path / "split" / "test" / "normal_clothes" / file.name).unlink()
+    capsys.readouterr()
+    assert_refused(capsys, tmp_path / "split", "has a test side already", **asked, test_fraction=0.2, out=tmp_path / "other")
     (tmp_path / "split" / "test" / "normal_clothes" / file.name).write_text("no picture")
-    assert_one_line_error(run("transfer_fit", tmp_path / "split", *SMALL[:-2], "--out", tmp_path / "other"), file.name, "can't be decoded")
+    assert_refused(capsys, tmp_path / "split", file.name, "can't be decoded", **asked, out=tmp_path / "other")
 
 
-def test_same_request_again_changes_nothing(figures, left_alone):
+def test_same_request_again_changes_nothing(figures, left_alone, capsys):
     before = {path.name: path.stat().st_mtime_ns for path in left_alone[0].iterdir()}
     done = run("transfer_fit", figures, *SMALL, "--out", left_alone[0])
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == left_alone[1].splitlines()[-1]
     assert {path.name: path.stat().st_mtime_ns for path in left_alone[0].iterdir()} == before
-    assert_one_line_error(run("transfer_fit", figures, *SMALL, "--epochs", "5", "--out", left_alone[0]), "epochs 4, not 5")
+    assert_refused(capsys, figures, "epochs 4, not 5", **{**ASKED, "epochs": 5}, out=left_alone[0])
 
 
 def test_patience_stops_early(figures, table, tmp_path):
@@ -276,30 +282,30 @@ def test_best_of_a_comparison(figures, table, compared, tmp_path):
     assert "chosen by them too, as the most accurate of 2 recipes" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_best_is_refused_where_it_does_not_fit(figures, compared, tmp_path):
-    out, best = ["--out", tmp_path / "out"], ["--recipe", "best", "--from", compared]
-    assert_one_line_error(run("transfer_fit", figures, "--recipe", "best", *out), "--from RUN")
-    assert_one_line_error(run("transfer_fit", figures, "--recipe", "bn_eval", "--from", compared, *out), "goes with --recipe best")
-    assert_one_line_error(run("transfer_fit", figures, "--recipe", "best", "--from", tmp_path, *out), "no comparison there")
-    assert_one_line_error(run("transfer_fit", figures, *best, "--lr", "0.5", *out), "lr is 0.5", "compared with 0.01")
-    assert_one_line_error(run("transfer_fit", figures, *best, "--test_fraction", "0.1", *out), "on other images", "another split")
+def test_best_is_refused_where_it_does_not_fit(figures, compared, tmp_path, capsys):
+    out, best = dict(out=tmp_path / "out"), dict(recipe="best", from_run=compared, out=tmp_path / "out")
+    assert_one_line_error(run("transfer_fit", figures, "--recipe", "best", "--out", tmp_path / "out"), "--from RUN")
+    assert_refused(capsys, figures, "goes with --recipe best", recipe="bn_eval", from_run=compared, **out)
+    assert_refused(capsys, figures, "no comparison there", recipe="best", from_run=tmp_path, **out)
+    assert_refused(capsys, figures, "lr is 0.5", "compared with 0.01", **best, lr=0.5)
+    assert_refused(capsys, figures, "on other images", "another split", **best, test_fraction=0.1)
     shutil.copytree(figures, tmp_path / "fewer")
     next(iter((tmp_path / "fewer").glob("*/*.jpg"))).unlink()
-    assert_one_line_error(run("transfer_fit", tmp_path / "fewer", *best, *out), "on other images")
+    assert_refused(capsys, tmp_path / "fewer", "on other images", **best)
     shutil.copytree(compared, tmp_path / "unfinished")
     (tmp_path / "unfinished" / "runs" / "bn_eval-0.json").unlink()
-    assert_one_line_error(run("transfer_fit", figures, "--recipe", "best", "--from", tmp_path / "unfinished", *out), "isn't finished (bn_eval to come)")
+    assert_refused(capsys, figures, "isn't finished (bn_eval to come)", **{**best, "from_run": tmp_path / "unfinished"})
     assert not (tmp_path / "out").exists() and not checkpoint_path(tmp_path / "out").exists()
 
 
-def test_fit_names_what_is_wrong(figures, tmp_path):
-    out = ["--out", tmp_path / "out"]
-    assert_one_line_error(run("transfer_fit", tmp_path / "gone", "--recipe", "bn_eval", *out), tmp_path / "gone")
-    assert_one_line_error(run("transfer_fit", figures, "--recipe", "bn_evil", *out), "did you mean bn_eval?")
-    assert_one_line_error(run("transfer_fit", figures, "--recipe", "bn_eval", "--balance", "fair", *out), "balance", "weights")
-    assert_one_line_error(run("transfer_fit", figures, "--recipe", "bn_eval", "--epochs", "0", *out), "epochs is 0")
-    assert_one_line_error(run("transfer_fit", figures, "--recipe", "bn_eval", "--arch", "resnet34", *out), "bundled weights are resnet18's")
-    assert_one_line_error(run("transfer_fit", figures, "--recipe", "bn_eval", "--test_fraction", "0.9", *out), "test_fraction is 0.9")
+def test_fit_names_what_is_wrong(figures, tmp_path, capsys):
+    out = dict(out=tmp_path / "out")
+    assert_refused(capsys, tmp_path / "gone", tmp_path / "gone", recipe="bn_eval", **out)
+    assert_refused(capsys, figures, "did you mean bn_eval?", recipe="bn_evil", **out)
+    assert_refused(capsys, figures, "balance", "weights", recipe="bn_eval", balance="fair", **out)
+    assert_refused(capsys, figures, "epochs is 0", recipe="bn_eval", epochs=0, **out)
+    assert_refused(capsys, figures, "bundled weights are resnet18's", recipe="bn_eval", arch="resnet34", **out)
+    assert_refused(capsys, figures, "test_fraction is 0.9", recipe="bn_eval", test_fraction=0.9, **out)
     assert not list(tmp_path.iterdir())
 
 
@@ -316,4 +322,3 @@ def test_real_clothing(tmp_path):
     bundle = load_bundle(tmp_path / "out")
     assert len(bundle.spec.class_names) == 10 and bundle.settings["weights"] == "mobilenet_v2_imagenet.pth"
     assert bundle.results["test"]["images"] >= 70 and bundle.results["test"]["accuracy"] > 0.3  # a tenth by chance
-    assert_one_line_error(run("transfer_fit", tmp_path / "clothing", "--recipe", "bn_eval", "--epochs", "3", "--arch", "mobilenet_v2", "--out", tmp_path / "out"), "mobilenet_v2")

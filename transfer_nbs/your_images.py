@@ -227,7 +227,7 @@ def fit_bundle(
     kept = read_checkpoint(path, request)
     for _ in _in_threads(open_image, [Path(folder) / file for file in table["file"][table["split"] == "test"]], "reading test images"): pass  # now, not in the end
     if kept: say(f"{path.name} is there: going on after epoch {len(kept['state']['history'])} of {settings.epochs}")
-    if not kept or not kept["finished"]: kept = _train(settings, table, folder, path, request, kept, tensorboard, say)
+    if not kept or not kept["finished"]: kept = _train(settings, table, folder, path=path, request=request, kept=kept, tensorboard=tensorboard, say=say)
     history = kept["state"]["history"]
     model = build_model(RECIPES[settings.recipe], settings.training, num_classes=table["class"].nunique(), seed=settings.seed)
     model.load_state_dict(kept["best"])
@@ -254,7 +254,17 @@ def _made_before(
     return bundle
 
 
-def _train(settings, table, folder, path, request, kept, tensorboard, say) -> dict:
+def _train(
+    settings: FitSettings,
+    table: pd.DataFrame,  # these and the rest as for `fit_bundle`
+    folder: str | Path,
+    *,
+    path: Path,  # of the checkpoint
+    request: dict,  # of `describe_request`
+    kept: dict | None,  # of `read_checkpoint`
+    tensorboard: str | Path | None,
+    say: Callable[[str], None],
+) -> dict:  # of `advance`
     "Train from what is kept to the end, keeping each epoch."
     with finish_epoch() as asked, tensorboard_log(tensorboard, kept["state"]["history"] if kept else []) as log:
         def after_epoch(state):
