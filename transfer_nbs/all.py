@@ -14,7 +14,8 @@ __all__ = ['bn_layers', 'create_body', 'describe_body', 'feature_count', 'get_mo
            'count_trainable', 'feature_extractor', 'freeze', 'snapshot', 'unfreeze', 'verify_frozen', 'find_images',
            'open_image', 'split_folder', 'split_images', 'Phase', 'Recipe', 'all_parameters', 'body_and_head',
            'choose_device', 'choose_precision', 'describe_environment', 'evaluate', 'fit', 'from_scratch',
-           'plot_history', 'random_features', 'check_folder', 'format_findings', 'quarantine_files', 'restore_files']
+           'plot_history', 'random_features', 'check_folder', 'format_findings', 'quarantine_files', 'restore_files',
+           'FitSettings', 'fit_bundle', 'read_parts']
 
 # %% ../nbs/index.ipynb #cell-2
 from .backbone import bn_layers, create_body, describe_body, feature_count, get_model, linear_head
@@ -33,6 +34,7 @@ from .feature_extractor import count_trainable, feature_extractor, freeze, snaps
 from .split import find_images, open_image, split_folder, split_images
 from .training import (Phase, Recipe, all_parameters, body_and_head, choose_device, choose_precision, describe_environment,
                                    evaluate, fit, from_scratch, plot_history, random_features)
+from .your_images import FitSettings, fit_bundle, read_parts
 
 # %% ../nbs/index.ipynb #cell-3
 _all_ = ["bn_layers", "create_body", "describe_body", "feature_count", "get_model", "linear_head", "FeatureStore", "bn_eval", "feature_batches",
@@ -44,4 +46,4 @@ _all_ = ["bn_layers", "create_body", "describe_body", "feature_count", "get_mode
          "update_lr", "count_trainable", "feature_extractor", "freeze", "snapshot", "unfreeze", "verify_frozen", "find_images", "open_image",
          "split_folder", "split_images", "Phase", "Recipe", "all_parameters", "body_and_head", "choose_device", "choose_precision",
          "describe_environment", "evaluate", "fit", "from_scratch", "plot_history", "random_features", "check_folder", "format_findings",
-         "quarantine_files", "restore_files"]
+         "quarantine_files", "restore_files", "FitSettings", "fit_bundle", "read_parts"]

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['HEADS', 'CARD', 'FORMAT', 'FORMAT_VERSION', 'BUNDLE_FILES', 'FACTS', 'prepare_image', 'image_batches', 'Bundle',
            'describe_recipe', 'current_versions', 'calibration_table', 'calibration_error', 'fit_temperature',
-           'plot_calibration', 'measure', 'make_bundle', 'model_card', 'save_bundle', 'load_bundle', 'export_onnx',
-           'list_images', 'check_answers', 'most_likely', 'format_predictions', 'transfer_predict']
+           'plot_calibration', 'measure', 'describe_settings', 'make_bundle', 'model_card', 'save_bundle',
+           'load_bundle', 'export_onnx', 'list_images', 'check_answers', 'most_likely', 'format_predictions',
+           'transfer_predict']
 
 # %% ../nbs/31_bundle.ipynb #cell-3
 import glob
@@ -250,23 +251,32 @@ def measure(
     return _results(*_logits_and_labels(bundle, files, classes), bundle.temperature)
 
 
+def describe_settings(
+    settings: dict,  # of a training, as JSON can hold it
+) -> dict:
+    "The same for a bundle: a file of weights goes by its name and its SHA-256, not by where it lay."
+    weights = Path(settings.get("weights", "bundled"))
+    return {**settings, "weights": weights.name, "weights_sha256": content_hash(weights)} if weights.is_file() else settings
+
+
 def make_bundle(
     model: nn.Sequential,  # trained, with `.body` and `.head`
     spec: ImageSpec,
     *,
     recipe: Recipe,
     settings: dict,  # "arch", and whatever else decided the training, as JSON can hold it
-    table: pd.DataFrame,  # file, class, split, as `read_folder` gives them
+    table: pd.DataFrame,  # file, class, split, as `read_folder` gives them, with "test" images or without
     folder: str | Path,  # what the files are relative to
 ) -> Bundle:
-    "A trained model with its temperature and its results, both from the validation images of the table."
-    weights, told = Path(settings.get("weights", "bundled")), describe_recipe(recipe)
-    if weights.is_file(): settings = {**settings, "weights": weights.name, "weights_sha256": content_hash(weights)}
-    bundle = Bundle(model, settings["arch"], told["head"], spec, told, settings, split_hash(table), current_versions(), {})
-    valid = table[table["split"] == "valid"]
-    logits, labels = _logits_and_labels(bundle, [Path(folder) / file for file in valid["file"]], list(valid["class"]))
-    temperature = fit_temperature(logits, labels)
-    return replace(bundle, temperature=temperature, results={"valid": _results(logits, labels, temperature)})
+    "A trained model with its temperature, from the validation images of the table, and its results on them; and on its test images, if there are any."
+    told = describe_recipe(recipe)
+    bundle = Bundle(model, settings["arch"], told["head"], spec, told, describe_settings(settings), split_hash(table[table["split"] != "test"]), current_versions(), {})
+    sides = {name: ([Path(folder) / file for file in side["file"]], list(side["class"])) for name, side in table.groupby("split")}
+    logits, labels = _logits_and_labels(bundle, *sides["valid"])
+    bundle = replace(bundle, temperature=fit_temperature(logits, labels))
+    results = {"valid": _results(logits, labels, bundle.temperature)}
+    if "test" in sides: results["test"] = measure(bundle, *sides["test"])
+    return replace(bundle, results=results)
 
 # %% ../nbs/31_bundle.ipynb #cell-43
 CARD = """\
@@ -311,6 +321,18 @@ Everything is in `bundle.json` as well, with the digest of the split and the ver
 """
 
 
+def _choices(
+    settings: dict,  # of a bundle
+) -> list[str]:  # sentences
+    "What else was chosen by the validation images."
+    sentences = []
+    if "chosen_from" in settings: sentences.append(f"The recipe was chosen by them too, as the most accurate of {settings['chosen_from']}.")
+    if settings.get("epochs_run", 1) > 1:
+        sentences.append(f"Of {settings['epochs_run']} epochs, number {settings['kept_epoch']} is kept, which has the lowest loss on them: its weights, "
+                         "and its BN layers' statistics as they stood at its end.")
+    return sentences
+
+
 def model_card(
     bundle: Bundle,
     *,
@@ -328,8 +350,10 @@ def model_card(
     lines += [f"| {name} | {result['accuracy']:.3f} | {result['low']:.3f} to {result['high']:.3f} | {result['correct']} of {result['images']} "
               f"| {result['calibration_error_before']:.3f}, {result['calibration_error']:.3f} |" for name, result in bundle.results.items()]
     if "valid" in bundle.results:
-        lines += ["", "Probabilities are calibrated: logits are divided by a temperature, fitted on the images called valid, which therefore flatter the model a little."]
-    if len(bundle.results) > 1: lines[-1] += " The others took no part in it."
+        lines += ["", "Probabilities are calibrated: logits are divided by a temperature, fitted on the images called valid, which therefore flatter the model a little.",
+                  *_choices(bundle.settings)]
+        others = [name for name in bundle.results if name != "valid"]
+        lines.append(f"The images called {_listed(others)} took no part in any choice: judge the model by them." if others else "So the figure above comes from images that chose; no others were measured.")
     return CARD.format(
         front="\n".join(f"{name}: {quote(value)}" for name, value in front.items()), title=title, count=len(bundle.spec.class_names),
         classes=", ".join(f"`{name}`" for name in bundle.spec.class_names), architecture=bundle.architecture, head=bundle.head, recipe=bundle.recipe["name"],

@@ -169,16 +169,20 @@ def train_recipe(
     seed: int = 0,
     features: FeatureStore | None = None,  # features of frozen bodies, computed once for all runs
     bar: tqdm | None = None,  # a progress bar to move on by each image
+    balance: str = "none",  # for classes of different sizes: "weights" in the loss, "sampling" of images, or "none"
+    **going_on,  # `after_epoch` and `resume` of `fit`
 ) -> Trained:
     "Train one recipe with one seed."
     spec = ImageSpec(tuple(sorted(set(table["class"]))), size=settings.size)
-    train_loader, valid_loader = make_loaders(table, folder, spec, batch_size=settings.batch_size, seed=seed)
+    train_loader, valid_loader = make_loaders(table, folder, spec, batch_size=settings.batch_size, seed=seed, balanced=balance == "sampling")
+    counts = torch.bincount(train_loader.dataset.labels).float()
+    class_weights = counts.sum() / (len(counts) * counts) if balance == "weights" else None  # 1 where all classes are of one size
     features, evaluations = features or FeatureStore(), []
     model = build_model(recipe, settings, num_classes=len(spec.class_names), seed=seed)
     start = time.perf_counter() + features.seconds
     history = fit(model, train_loader, valid_loader, recipe, epochs=settings.epochs, lr=settings.lr, seed=seed,
                   precision=choose_precision(choose_device(settings.device), precision=settings.precision), features=features,
-                  bar=bar, evaluations=evaluations)
+                  bar=bar, evaluations=evaluations, class_weights=class_weights, **going_on)
     return Trained(model, spec, history, evaluations[-1].correct, time.perf_counter() + features.seconds - start)
 
 
@@ -265,6 +269,7 @@ def compare(
     folder: str | Path,  # what the files are relative to
     *,
     out: str | Path,  # folder of the comparison: new, or one of the same settings and data
+    how: dict | None = None,  # how the table was split, for the record
     say: Callable[[str], None] = tqdm.write,  # where a line for each run goes
 ) -> Path:  # `out`
     "Run every recipe with every seed, unless its result is there already."
@@ -273,7 +278,7 @@ def compare(
     data = dict(classes=sorted(set(table["class"])), train=int(count["train"]), valid=int(count["valid"]),
                 split=split_hash(table))
     if Path(settings.weights).is_file(): data["weights"] = content_hash(settings.weights)
-    out = open_run(out, dict(settings=asdict(settings), data=data, environment=describe_environment(device=settings.device, precision=settings.precision), transfer_nbs=version("transfer_nbs")))
+    out = open_run(out, dict(settings=asdict(settings), data=data, split=how or {}, environment=describe_environment(device=settings.device, precision=settings.precision), transfer_nbs=version("transfer_nbs")))
     table.to_csv(out / "split.csv", index=False)
     todo = [(seed, name) for seed in range(settings.seeds) for name in settings.recipes if not (out / "runs" / f"{name}-{seed}.json").exists()]
     total, started = settings.seeds * len(settings.recipes), time.perf_counter()
@@ -562,6 +567,7 @@ def transfer_compare(
     weights: str = "bundled",  # bundled, imagenet, or a file (.safetensors or .pth)
     order: str = "shuffled",  # how a folder without train and valid is split: shuffled, or first (the article's way)
     valid_fraction: float = None,  # share of it that is held out; 0.2, for the practice data 0.5
+    test_fraction: float = 0.0,  # share that is set aside, seen by no recipe, for transfer_fit to measure the winner on
     device: str = "auto",  # auto, cpu, cuda or mps
     precision: str = "auto",  # auto, bfloat16 or float32
     out: str = "runs/compare",  # folder for the results
@@ -576,18 +582,21 @@ def transfer_compare(
         body = create_body(arch, weights=weights)
         feature_count(body, size=settings.size)
         practice = folder is None
-        if not practice: table = read_folder(folder, valid_fraction=0.2 if valid_fraction is None else valid_fraction, order=order)
+        if valid_fraction is None: valid_fraction = PRACTICE_VALID if practice else 0.2
+        how = dict(valid_fraction=valid_fraction, order=order, test_fraction=test_fraction)
+        if not practice: table = read_folder(folder, **how)
         check_writable(out)
         if practice:
             print(f"practice data: {PRACTICE_IMAGES} drawn figures in camouflage or normal clothes")
             folder = practice_folder(n=PRACTICE_IMAGES, progress=True)
-            table = read_folder(folder, valid_fraction=PRACTICE_VALID if valid_fraction is None else valid_fraction, order=order)
-        counts = table.groupby("split").size()
-        print(f"{folder}: {table['class'].nunique()} classes, {counts['train']} images to train on, {counts['valid']} to check with")
+            table = read_folder(folder, **how)
+        table, counts = table[table["split"] != "test"], table.groupby("split").size()
+        print(f"{folder}: {table['class'].nunique()} classes, {counts['train']} images to train on, {counts['valid']} to check with"
+              + (f", {counts['test']} set aside" if test_fraction else ""))
         print(f"{arch}, weights {weights}, {settings.size} px; {choose_precision(chosen, precision=precision).reason}")
         if verbose: print("\n".join(f"- {line}" for line in describe_choices(chosen, precision=precision)))
         if describe_body(body): print(f"{arch}: {describe_body(body)}")
-        compare(settings, table, folder, out=out)
+        compare(settings, table, folder, out=out, how=how)
         summary = write_tables(out)
         print(f"\n{format_table(summary)}\n\n{_conclusion(summary)} ({seeds} seed{'s' * (seeds > 1)}, {counts['valid']} images)")
         print(f"results.csv, summary.csv, run.json and compare.png are in {out}")

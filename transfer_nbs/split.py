@@ -35,12 +35,19 @@ VALID_NAMES = ("valid", "val", "validation")  # what people call the folder besi
 
 def write_file(
     path: Path, # file to write
-    text: str, # its content; what UTF-8 can't hold, such as parts of odd file names, is written as \udcff
+    content: str | bytes, # of a text, what UTF-8 can't hold, such as parts of odd file names, is written as \udcff
 ) -> None:
-    "Write a file whole or not at all."
+    "Write a file whole or not at all: where the disk is full or the program killed, the file that was there stays as it was."
     part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
-    part.replace(path)
+    try:
+        with open(part, "wb") as file:
+            file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())  # or a crash of the machine could leave the new name with nothing behind it
+        part.replace(path)
+    except OSError:
+        with suppress(OSError): part.unlink()
+        raise
 
 def _listed(
     names: list, # what to list
@@ -388,28 +395,35 @@ def split_images(
     valid_fraction: float = 0.2, # share of each class that is held out
     seed: int = 0, # another seed, another split
     order: str = "shuffled", # "shuffled" by content, or "first": the first files of each class by name, copies and all
-) -> pd.DataFrame: # columns file (relative to `folder`), class, split ("train" or "valid"), hash (SHA-256)
-    """Decide for each picture whether it is trained or validated on; its `attrs["duplicates"]` lists the copies.
+    test_fraction: float = 0.0, # share of each class that is set aside for the very end; "valid" is the same for any
+) -> pd.DataFrame: # columns file (relative to `folder`), class, split ("train", "valid" or "test"), hash (SHA-256)
+    """Decide for each picture whether it is trained, validated or tested on; its `attrs["duplicates"]` lists the copies.
 
-    Raises ValueError for a fraction, order or seed out of range, and for a class that can't stand on both sides."""
+    Raises ValueError for a fraction, order or seed out of range, and for a class that can't stand on all sides."""
     if not 0 < valid_fraction < 1:
         raise ValueError(f"valid_fraction is {valid_fraction}; it must lie between 0 and 1, such as 0.2")
+    if not 0 <= test_fraction < 1 - valid_fraction:
+        raise ValueError(f"test_fraction is {test_fraction}; it must be 0 or more and leave something beside valid_fraction {valid_fraction}")
     if order not in ("shuffled", "first"): raise ValueError(f"order is {order!r}; it must be 'shuffled' or 'first'")
     if seed < 0: raise ValueError(f"seed is {seed}; it must be 0 or more")
     folder, images = Path(folder), find_images(folder)
-    few = [f"{name} ({len(files)})" for name, files in images.items() if len(files) < 2]
+    sides = {"valid": valid_fraction, **({"test": test_fraction} if test_fraction else {})}  # beside "train"
+    few = [f"{name} ({len(files)})" for name, files in images.items() if len(files) <= len(sides)]
     if few:
-        raise ValueError(f"{folder}: too few images in class {_listed(few)}; each needs one on either side")
+        raise ValueError(f"{folder}: too few images in class {_listed(few)}; each needs one on {'either' if len(sides) == 1 else 'every'} side")
     files = [file for group in images.values() for file in group]
     table = pd.DataFrame({"file": [file.relative_to(folder).as_posix() for file in files],
                           "class": [name for name, group in images.items() for _ in group], "split": "train",
                           "hash": _content_hashes(files)})
-    targets = {name: min(max(round(valid_fraction * len(group)), 1), len(group) - 1) for name, group in images.items()}
     duplicates = find_duplicates(files) if order == "shuffled" else []
     row_of = {file: row for row, file in enumerate(files)}
-    if order == "first": rows = [row_of[file] for name, group in images.items() for file in group[:targets[name]]]
-    else: rows = _held_out(table, targets, [[row_of[file] for file in group] for group in duplicates], seed)
-    table.loc[rows, "split"] = "valid"
+    groups = [[row_of[file] for file in group] for group in duplicates]
+    for side, fraction in sides.items():
+        rest = table[table["split"] == "train"]
+        targets = {name: min(max(round(fraction * len(group)), 1), (rest["class"] == name).sum() - 1) for name, group in images.items()}
+        if order == "first": rows = [row for name in images for row in rest.index[rest["class"] == name][:targets[name]]]
+        else: rows = _held_out(rest, targets, [group for group in groups if group[0] in rest.index], seed)
+        table.loc[rows, "split"] = side
     table.attrs["duplicates"] = [[file.relative_to(folder).as_posix() for file in group] for group in duplicates]
     _warn_of_two_labels(folder, table)
     return table
@@ -432,11 +446,11 @@ def _held_out(
     "Go through the groups in an order that only seed and content decide, and hold out what fits."
     grouped = {row for group in duplicates for row in group}
     groups = duplicates + [[row] for row in table.index if row not in grouped]
-    key = [hashlib.sha256(f"{seed} {digest}".encode()).hexdigest() for digest in table["hash"]]
+    key = {row: hashlib.sha256(f"{seed} {digest}".encode()).hexdigest() for row, digest in table["hash"].items()}
     groups.sort(key=lambda group: min(key[row] for row in group))
-    labels = list(table["class"])
+    labels = table["class"].to_dict()
     sizes = [Counter(labels[row] for row in group) for group in groups]
-    total, held, chosen = Counter(labels), Counter(), []
+    total, held, chosen = Counter(labels.values()), Counter(), []
     for group, size in zip(groups, sizes):
         if all(held[name] + count <= targets[name] for name, count in size.items()):
             chosen += group
@@ -527,7 +541,7 @@ def user_errors(
     with warnings.catch_warnings():
         warnings.showwarning = lambda text, *_, **__: print(f"{name}: warning: {_one_line(text)}", file=sys.stderr)
         try: yield
-        except KeyboardInterrupt: status, text = 130, "interrupted"
+        except KeyboardInterrupt as stop: status, text = 130, str(stop) or "interrupted"
         except (ValueError, OSError, ModuleNotFoundError) as error: status, text = 2, _one_line(error)
         else: return
     print(f"{name}: {text}", file=sys.stderr)

@@ -16,7 +16,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import NamedTuple
@@ -345,6 +345,7 @@ def train_epoch(
     *,
     precision: Precision,
     schedule: LRScheduler | None = None,  # changes the learning rates after each batch; None: they stay
+    class_weights: torch.Tensor | None = None,  # (classes,), how much an image of each counts in the loss; None: all alike
     bar: tqdm | None = None,  # a progress bar to move on by each image
 ) -> tuple[float, float]:  # mean loss and accuracy over the epoch
     "Train for one epoch. Loss and accuracy are those of the batches as they went by, augmented, while the model changed."
@@ -354,7 +355,7 @@ def train_epoch(
     for images, labels in loader:
         images, labels = to_device(images, device, precision), labels.to(device)
         with precision.autocast(device): logits = model(images)
-        loss = F.cross_entropy(logits.float(), labels)
+        loss = F.cross_entropy(logits.float(), labels, weight=class_weights)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -459,6 +460,16 @@ def frozen_weights_cast(
         for p, data in zip(weights, exact): p.data = data
 
 
+def _random_state(device: torch.device) -> list[torch.Tensor]:
+    "Of torch's generators: the CPU's, and the GPU's where there is one."
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
+def _set_random_state(states: list[torch.Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    if device.type == "cuda": torch.cuda.set_rng_state(states[1], device)
+
+
 def fit(
     model: nn.Module,  # images to logits
     train_loader: DataLoader,
@@ -472,6 +483,9 @@ def fit(
     features=None,  # a `FeatureStore`: what a frozen body makes of the images is computed once; None: in each epoch
     bar: tqdm | None = None,  # a progress bar to move on by each image; None: show one
     evaluations: list[Evaluation] | None = None,  # gets the evaluation of each epoch, where one wants more than its row
+    class_weights: torch.Tensor | None = None,  # (classes,), how much an image of each counts in training; None: all alike
+    after_epoch: Callable[[dict], bool] | None = None,  # called with all that is needed to go on from here; whether to stop
+    resume: dict | None = None,  # what `after_epoch` was given once, with the same other arguments; None: begin
 ) -> pd.DataFrame:  # a row for each epoch: phase, epoch, loss and accuracy on both sets
     """Train a model through the phases of a recipe, and evaluate it after each epoch.
 
@@ -481,16 +495,19 @@ def fit(
     device = next(model.parameters()).device
     precision = precision or choose_precision(device)
     if precision.channels_last: model.to(memory_format=torch.channels_last)
-    groups, history = recipe.groups(model), []
+    groups, history, begun = recipe.groups(model), list(resume["history"]) if resume else [], 0
     check_groups(model, groups)
+    if resume: model.load_state_dict(resume["model"])
+    if class_weights is not None: class_weights = class_weights.to(device)
 
-    total = epochs * (len(train_loader.dataset) + len(valid_loader.dataset))
-    own_bar = tqdm(total=total, unit="image", leave=False, delay=1) if bar is None else None
-    bar = bar if bar is not None else own_bar
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    images = len(train_loader.dataset) + len(valid_loader.dataset)
+    own_bar = tqdm(total=epochs * images, initial=len(history) * images, unit="image", leave=False, delay=1) if bar is None else nullcontext(bar)
+    with own_bar as bar, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
+        if resume: _set_random_state(resume["random"], device)
         for number, (phase, length) in enumerate(zip(recipe.phases, divide_epochs(recipe.phases, epochs)), start=1):
-            if not length: continue
+            done, begun = min(length, len(history) - begun), begun + length  # epochs of this phase, and of all up to its end
+            if done == length: continue
             optimizer = start_phase(groups, phase, lr)
             model.train()  # a body in train mode is no function, unless its BN layers refuse
             frozen_body = features and features.open(model.body, precision=precision)
@@ -499,17 +516,24 @@ def fit(
                 return (model.head, frozen_body(loader, epoch=len(history))) if frozen_body else (model, loader)
 
             schedule = CosineAnnealingLR(optimizer, T_max=length * len(train_loader))  # from the phase's rates down to 0
-            for _ in range(length):
+            if done:
+                optimizer.load_state_dict(resume["optimizer"])
+                schedule.load_state_dict(resume["schedule"])
+            for _ in range(done, length):
                 part, batches = part_and_batches(train_loader)
                 start_epoch(train_loader, len(history))
                 with frozen_weights_cast(part, precision), quick_depthwise(part, precision):
-                    train_loss, train_accuracy = train_epoch(part, batches, optimizer, precision=precision, schedule=schedule, bar=bar)
+                    train_loss, train_accuracy = train_epoch(part, batches, optimizer, precision=precision, schedule=schedule,
+                                                             class_weights=class_weights, bar=bar)
                 part, batches = part_and_batches(valid_loader)
                 valid = evaluate(part, batches, precision=precision, bar=bar)
                 if evaluations is not None: evaluations.append(valid)
                 history.append(dict(phase=number, epoch=len(history) + 1, train_loss=train_loss, train_accuracy=train_accuracy,
                                     valid_loss=valid.loss, valid_accuracy=valid.accuracy))
-    if own_bar is not None: own_bar.close()
+                if after_epoch is None: continue
+                state = dict(history=list(history), model=model.state_dict(), optimizer=optimizer.state_dict(), schedule=schedule.state_dict(),
+                             random=_random_state(device))
+                if after_epoch(state): return pd.DataFrame(history)
     return pd.DataFrame(history)
 
 # %% ../nbs/03_training.ipynb #cell-39

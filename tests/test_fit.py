@@ -1,0 +1,324 @@
+"""From a folder to a bundle: killed at any moment, on a full disk, with other settings, from a comparison, and on real photographs."""
+
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from test_commands import BIN, REAL, assert_one_line_error, run
+
+from transfer_nbs.backbone import read_weights
+from transfer_nbs.bundle import load_bundle
+from transfer_nbs.clothes import make_clothes
+from transfer_nbs.compare import RECIPES, CompareSettings, split_hash, train_recipe
+from transfer_nbs.split import split_folder
+from transfer_nbs.your_images import FitSettings, checkpoint_path, fit_bundle, read_parts, read_winner, transfer_fit
+
+KILLS = int(os.environ.get("TRANSFER_KILLS", 3))  # random moments at which a training is killed
+SMALL = ["--recipe", "deeper_head", "--epochs", "4", "--size", "32", "--device", "cpu", "--test_fraction", "0.2"]
+ASKED = dict(recipe="deeper_head", epochs=4, size=32, device="cpu", test_fraction=0.2)  # the same, as options of the function
+SETTINGS = FitSettings("deeper_head", epochs=4, size=32, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def figures(tmp_path_factory):
+    "Ninety drawn figures of 40 pixels, in two classes."
+    return make_clothes(tmp_path_factory.mktemp("data") / "figures", n=90, size=40, workers=1)
+
+
+@pytest.fixture(scope="session")
+def table(figures):
+    return read_parts(figures, test_fraction=0.2)
+
+
+@pytest.fixture(scope="session")
+def left_alone(figures, tmp_path_factory):
+    "A bundle whose training nobody disturbed, and what the command said."
+    out = tmp_path_factory.mktemp("fits") / "alone"
+    done = run("transfer_fit", figures, *SMALL, "--out", out)
+    assert done.returncode == 0, done.stderr
+    return out, done.stdout
+
+
+@pytest.fixture
+def halfway(figures, table, tmp_path):
+    "A training that stopped after its second of four epochs."
+    def stop(line):
+        if line.startswith("epoch  2"): raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt, match="stopped after epoch 2 of 4; the same command goes on from half.checkpoint"):
+        fit_bundle(SETTINGS, table, figures, out=tmp_path / "half", say=stop)
+    return tmp_path / "half"
+
+
+def assert_same_weights(one, other):
+    "Equal to the bit, and not only the weights: everything that was measured too."
+    first, second = (read_weights(Path(path) / "model.safetensors") for path in (one, other))
+    assert list(first) == list(second) and all(torch.equal(first[name], second[name]) for name in first)
+    assert load_bundle(one).results == load_bundle(other).results
+
+
+def start(*command):
+    return subprocess.Popen([str(BIN / "transfer_fit"), *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def assert_refused(capsys, folder, *words, **options):
+    "The command called within this process, which spares the seconds of its start: exit status 2, and one line that holds all of the words."
+    with pytest.raises(SystemExit) as stop: transfer_fit(str(folder), **{name: str(value) if isinstance(value, Path) else value for name, value in options.items()})
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert stop.value.code == 2 and len(lines) == 1, lines
+    for word in words: assert str(word) in lines[0], lines[0]
+
+
+# Killed
+
+
+def test_killed_at_random_moments(figures, left_alone, tmp_path):
+    "Killed without warning, again and again, it ends in the weights of a run that was left alone."
+    dice, killed, rounds, begun = random.Random(time.time_ns()), 0, 0, time.perf_counter()
+    assert run("transfer_fit", figures, *SMALL, "--out", tmp_path / "timed").returncode == 0
+    whole = time.perf_counter() - begun
+    while killed < KILLS:  # a training may end before it was killed so often; then comes another
+        out, rounds = tmp_path / f"killed {rounds}", rounds + 1
+        while killed < KILLS and not out.exists():
+            process = start(figures, *SMALL, "--out", out)
+            try: process.wait(timeout=dice.uniform(0.4, 1) * whole)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                killed += 1
+                print("killed after", len(torch.load(checkpoint_path(out), weights_only=True)["state"]["history"]) if checkpoint_path(out).exists() else 0, "epochs")
+        done = run("transfer_fit", figures, *SMALL, "--out", out)
+        assert done.returncode == 0, done.stderr
+        assert_same_weights(out, left_alone[0])
+        assert not checkpoint_path(out).exists()
+
+
+@pytest.mark.parametrize("recipe", ["feature_extractor", "discriminative_bn_trainable"])
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_goes_on_after_each_epoch(recipe, epoch, figures, table, tmp_path):
+    "In the middle of a phase and between two, with BN statistics that move and those that don't."
+    settings = FitSettings(recipe, epochs=3, size=32, device="cpu", balance="sampling")
+    def stop(line):
+        if line.startswith(f"epoch  {epoch}"): raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): fit_bundle(settings, table, figures, out=tmp_path / "stopped", say=stop)
+    fit_bundle(settings, table, figures, out=tmp_path / "stopped", say=lambda line: None)
+    fit_bundle(settings, table, figures, out=tmp_path / "alone", say=lambda line: None)
+    assert_same_weights(tmp_path / "stopped", tmp_path / "alone")
+
+
+def test_interrupt_finishes_the_epoch(figures, left_alone, tmp_path):
+    out = tmp_path / "stopped"
+    process = start(figures, *SMALL, "--epochs", "40", "--out", out)
+    while process.poll() is None and not checkpoint_path(out).exists(): time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode == 130, said
+    assert "finishing this epoch" in said and "Traceback" not in said
+    epochs = len(torch.load(checkpoint_path(out), weights_only=True)["state"]["history"])
+    assert f"stopped after epoch {epochs} of 40; the same command goes on from stopped.checkpoint" in said.splitlines()[-1]
+    assert not out.exists()
+
+
+# Disks and folders
+
+
+def test_full_disk_keeps_the_last_checkpoint(figures, table, halfway, left_alone):
+    "No file may grow beyond a megabyte, so that the next checkpoint can't be written."
+    before = checkpoint_path(halfway).read_bytes()
+    beside = sorted(path.name for path in halfway.parent.iterdir())
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
+    done = subprocess.run([str(BIN / "transfer_fit"), figures, *SMALL, "--out", halfway], capture_output=True, text=True, preexec_fn=limit)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert "half.checkpoint: can't be written (File too large), and what was there is as it was; make room, and the same command goes on from it" in done.stderr
+    assert checkpoint_path(halfway).read_bytes() == before
+    assert sorted(path.name for path in halfway.parent.iterdir()) == beside
+    assert run("transfer_fit", figures, *SMALL, "--out", halfway).returncode == 0
+    assert_same_weights(halfway, left_alone[0])
+
+
+def test_full_disk_in_the_end_keeps_the_training(figures, table, halfway, left_alone, monkeypatch):
+    "The training is over, and then the bundle can't be written."
+    def full(*_): raise OSError(28, "No space left on device")
+    monkeypatch.setattr("transfer_nbs.bundle.save_file", full)
+    with pytest.raises(OSError, match="No space left on device.*the training is kept"): fit_bundle(SETTINGS, table, figures, out=halfway)
+    assert not halfway.exists() and torch.load(checkpoint_path(halfway), weights_only=True)["finished"]
+    monkeypatch.undo()
+    monkeypatch.setattr("transfer_nbs.your_images.train_recipe", None)  # nothing is left to train
+    fit_bundle(SETTINGS, table, figures, out=halfway)
+    assert_same_weights(halfway, left_alone[0])
+
+
+def test_nothing_that_was_there_is_lost(figures, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    assert_one_line_error(run("transfer_fit", figures, *SMALL, "--out", tmp_path / "mine"), "thesis.txt", "choose another folder")
+    assert_refused(capsys, figures, "thesis.txt", **ASKED, out=tmp_path / "mine" / "thesis.txt" / "model")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["mine", "thesis.txt"]
+
+
+@pytest.mark.parametrize("change, words", [(dict(epochs=5), "epochs 4, not 5"), (dict(lr=0.01), "lr 0.004, not 0.01"), (dict(balance="weights"), "balance none, not weights"),
+                                           (dict(seed=1), "seed 0, not 1"), (dict(test_fraction=0.3), "with split"), (dict(valid_fraction=0.3), "with split")])
+def test_half_done_with_other_settings_is_refused(change, words, figures, table, halfway, capsys):
+    before = checkpoint_path(halfway).read_bytes()
+    assert_refused(capsys, figures, "half.checkpoint holds a training", words, "choose another --out", **{**ASKED, **change}, out=halfway)
+    assert checkpoint_path(halfway).read_bytes() == before
+
+
+def test_changed_picture_is_noticed(figures, halfway, tmp_path, capsys):
+    shutil.copytree(figures, tmp_path / "others")
+    assert_refused(capsys, tmp_path / "others", "state of the files", **ASKED, out=halfway)
+
+
+def test_broken_checkpoint_is_refused(figures, halfway, capsys):
+    path = checkpoint_path(halfway)
+    path.write_bytes(path.read_bytes()[:5000])
+    assert_refused(capsys, figures, path, "delete it to begin anew", **ASKED, out=halfway)
+
+
+# What is in the bundle
+
+
+def test_bundle_says_what_chose_and_what_judged(figures, table, left_alone):
+    out, said = left_alone
+    bundle = load_bundle(out)
+    history, counts = pd.DataFrame(bundle.results["valid"]["epochs"]), table.groupby("split").size()
+    assert len(history) == bundle.settings["epochs_run"] == 4
+    assert bundle.settings["kept_epoch"] == history.valid_loss.argmin() + 1
+    assert {name: result["images"] for name, result in bundle.results.items()} == {"valid": counts["valid"], "test": counts["test"]}
+    assert bundle.split == split_hash(table[table["split"] != "test"])
+    rows = table[table["split"] == "test"]
+    answers = bundle.predict([figures / file for file in rows["file"]], device="cpu").idxmax(axis=1).to_numpy()
+    assert (answers == rows["class"].to_numpy()).sum() == bundle.results["test"]["correct"]
+    card = (out / "README.md").read_text()
+    assert "The images called test took no part in any choice" in card and f"Of 4 epochs, number {bundle.settings['kept_epoch']} is kept" in card
+    assert "took no part in any choice" in said and "which chose" in said
+
+
+def test_weights_are_those_of_the_best_epoch(figures, table, tmp_path):
+    "The state after the epoch with the lowest validation loss, BN statistics among it."
+    states = []
+    train_recipe(RECIPES["feature_extractor"], CompareSettings(epochs=3, size=32, device="cpu", lr=0.05), table, figures,
+                 after_epoch=lambda state: states.append({**state, "model": {name: value.clone() for name, value in state["model"].items()}}))
+    bundle = fit_bundle(FitSettings("feature_extractor", epochs=3, size=32, device="cpu", lr=0.05), table, figures, out=tmp_path / "out")
+    losses = [row["valid_loss"] for row in states[-1]["history"]]
+    best = states[losses.index(min(losses))]["model"]
+    assert all(torch.equal(best[name], value) for name, value in bundle.model.state_dict().items())
+
+
+def test_without_a_test_side_the_card_says_so(figures, tmp_path):
+    transfer_fit(str(figures), recipe="bn_eval", epochs=1, size=32, device="cpu", out=str(tmp_path / "out"))
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert list(load_bundle(tmp_path / "out").results) == ["valid"]
+    assert "comes from images that chose" in card and "epochs, number" not in card
+
+
+def test_test_side_of_a_folder(figures, tmp_path, capsys):
+    "A folder with train, valid and test is taken as it is, and its test is measured."
+    split_folder(figures, tmp_path / "split", mode="copy")
+    for name in ("camouflage_clothes", "normal_clothes"):
+        (tmp_path / "split" / "test" / name).mkdir(parents=True)
+        for file in sorted((tmp_path / "split" / "train" / name).iterdir())[:5]: file.rename(tmp_path / "split" / "test" / name / file.name)
+    asked = dict(recipe="bn_eval", epochs=1, size=32, device="cpu")
+    transfer_fit(str(tmp_path / "split"), **asked, out=str(tmp_path / "out"))
+    assert load_bundle(tmp_path / "out").results["test"]["images"] == 10
+    capsys.readouterr()
+    assert_refused(capsys, tmp_path / "split", "has a test side already", **asked, test_fraction=0.2, out=tmp_path / "other")
+    (tmp_path / "split" / "test" / "normal_clothes" / file.name).write_text("no picture")
+    assert_refused(capsys, tmp_path / "split", file.name, "can't be decoded", **asked, out=tmp_path / "other")
+
+
+def test_same_request_again_changes_nothing(figures, left_alone, capsys):
+    before = {path.name: path.stat().st_mtime_ns for path in left_alone[0].iterdir()}
+    done = run("transfer_fit", figures, *SMALL, "--out", left_alone[0])
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == left_alone[1].splitlines()[-1]
+    assert {path.name: path.stat().st_mtime_ns for path in left_alone[0].iterdir()} == before
+    assert_refused(capsys, figures, "epochs 4, not 5", **{**ASKED, "epochs": 5}, out=left_alone[0])
+
+
+def test_patience_stops_early(figures, table, tmp_path):
+    bundle = fit_bundle(FitSettings("bn_eval", epochs=30, size=32, device="cpu", lr=0.1, patience=2), table, figures, out=tmp_path / "out", say=lambda line: None)
+    assert bundle.settings["epochs_run"] == bundle.settings["kept_epoch"] + 2 < 30
+
+
+def test_tensorboard(figures, table, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    history = fit_bundle(SETTINGS, table, figures, out=tmp_path / "out", tensorboard=tmp_path / "logs", say=lambda line: None).results["valid"]["epochs"]
+    log = EventAccumulator(str(tmp_path / "logs")).Reload()
+    assert [event.value for event in log.Scalars("loss/valid")] == pytest.approx([row["valid_loss"] for row in history])
+
+
+# From a comparison
+
+
+@pytest.fixture(scope="session")
+def compared(figures, table, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "compared"
+    done = run("transfer_compare", figures, "--recipes", "bn_eval,feature_extractor", "--seeds", "1", "--epochs", "1", "--size", "32", "--lr", "0.01",
+               "--device", "cpu", "--test_fraction", "0.2", "--out", out)
+    assert done.returncode == 0 and "18 set aside" in done.stdout, done.stderr
+    return out
+
+
+def test_best_of_a_comparison(figures, table, compared, tmp_path):
+    "Recipe, settings and split come from the comparison; with as many epochs it ends where the comparison ended."
+    assert json.loads((compared / "run.json").read_text())["data"]["split"] == split_hash(table[table["split"] != "test"])
+    done = run("transfer_fit", figures, "--recipe", "best", "--from", compared, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    bundle, (winner, _) = load_bundle(tmp_path / "out"), read_winner(compared)
+    assert (bundle.settings["recipe"], bundle.settings["size"], bundle.settings["lr"], bundle.settings["epochs"]) == (winner, 32, 0.01, 1)
+    assert bundle.results["test"]["images"] == 18
+    row = json.loads((compared / "runs" / f"{winner}-0.json").read_text())
+    assert bundle.results["valid"]["epochs"] == row["history"]
+    assert "chosen by them too, as the most accurate of 2 recipes" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_best_is_refused_where_it_does_not_fit(figures, compared, tmp_path, capsys):
+    out, best = dict(out=tmp_path / "out"), dict(recipe="best", from_run=compared, out=tmp_path / "out")
+    assert_one_line_error(run("transfer_fit", figures, "--recipe", "best", "--out", tmp_path / "out"), "--from RUN")
+    assert_refused(capsys, figures, "goes with --recipe best", recipe="bn_eval", from_run=compared, **out)
+    assert_refused(capsys, figures, "no comparison there", recipe="best", from_run=tmp_path, **out)
+    assert_refused(capsys, figures, "lr is 0.5", "compared with 0.01", **best, lr=0.5)
+    assert_refused(capsys, figures, "on other images", "another split", **best, test_fraction=0.1)
+    shutil.copytree(figures, tmp_path / "fewer")
+    next(iter((tmp_path / "fewer").glob("*/*.jpg"))).unlink()
+    assert_refused(capsys, tmp_path / "fewer", "on other images", **best)
+    shutil.copytree(compared, tmp_path / "unfinished")
+    (tmp_path / "unfinished" / "runs" / "bn_eval-0.json").unlink()
+    assert_refused(capsys, figures, "isn't finished (bn_eval to come)", **{**best, "from_run": tmp_path / "unfinished"})
+    assert not (tmp_path / "out").exists() and not checkpoint_path(tmp_path / "out").exists()
+
+
+def test_fit_names_what_is_wrong(figures, tmp_path, capsys):
+    out = dict(out=tmp_path / "out")
+    assert_refused(capsys, tmp_path / "gone", tmp_path / "gone", recipe="bn_eval", **out)
+    assert_refused(capsys, figures, "did you mean bn_eval?", recipe="bn_evil", **out)
+    assert_refused(capsys, figures, "balance", "weights", recipe="bn_eval", balance="fair", **out)
+    assert_refused(capsys, figures, "epochs is 0", recipe="bn_eval", epochs=0, **out)
+    assert_refused(capsys, figures, "bundled weights are resnet18's", recipe="bn_eval", arch="resnet34", **out)
+    assert_refused(capsys, figures, "test_fraction is 0.9", recipe="bn_eval", test_fraction=0.9, **out)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not (REAL / "clothing").is_dir(), reason=f"the real photographs are not at {REAL}")
+def test_real_clothing(tmp_path):
+    "A few photographs of each of ten classes, with the folder's own test side."
+    for side, most in (("train", 12), ("valid", 4), ("test", 8)):
+        for name in sorted(path.name for path in (REAL / "clothing" / side).iterdir() if path.is_dir()):
+            (tmp_path / "clothing" / side / name).mkdir(parents=True)
+            for file in sorted((REAL / "clothing" / side / name).iterdir())[:most]: (tmp_path / "clothing" / side / name / file.name).symlink_to(file)
+    done = run("transfer_fit", tmp_path / "clothing", "--recipe", "bn_eval", "--epochs", "2", "--arch", "mobilenet_v2", "--weights", REAL / "weights" / "mobilenet_v2_imagenet.pth",
+               "--size", "160", "--device", "cpu", "--balance", "weights", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    bundle = load_bundle(tmp_path / "out")
+    assert len(bundle.spec.class_names) == 10 and bundle.settings["weights"] == "mobilenet_v2_imagenet.pth"
+    assert bundle.results["test"]["images"] >= 70 and bundle.results["test"]["accuracy"] > 0.3  # a tenth by chance
