@@ -35,9 +35,10 @@ setup(
     python_requires=f">={settings['min_python']}",
     install_requires=settings["requirements"].split(),
     extras_require={
-        "dev": [*settings["dev_requirements"].split(), *settings["onnx_requirements"].split()],
+        "dev": [*settings["dev_requirements"].split(), *settings["onnx_requirements"].split(), *settings["review_requirements"].split()],
         "kaggle": settings["kaggle_requirements"].split(),
         "onnx": settings["onnx_requirements"].split(),
+        "review": settings["review_requirements"].split(),
     },
     entry_points={"console_scripts": settings["console_scripts"].split()},
     zip_safe=False,
