@@ -139,7 +139,8 @@ def suspicious_labels(
     present = sorted(set(judged.rows["class"]), key=class_names.index)  # a class without images can't be estimated
     columns = [class_names.index(name) for name in present]
     if len(present) < 2: return judged.rows.head(0)
-    probabilities = judged.probabilities[:, columns] / judged.probabilities[:, columns].sum(1, keepdims=True)
+    probabilities = judged.probabilities[:, columns].astype(np.float64) + 1e-12
+    probabilities /= probabilities.sum(1, keepdims=True)
     labels = np.array([present.index(name) for name in judged.rows["class"]])
     order = find_label_issues(labels, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1)
     return judged.rows.iloc[order]
@@ -172,11 +173,11 @@ def draw_heat(
 
 def name_place(
     heat: torch.Tensor,  # (h, w)
-) -> str:  # such as "top left", "middle"
+) -> str:  # such as "top left", "middle"; "" where it is 0 everywhere
     "Where a heat map is hottest, in words."
     row, column = divmod(int(heat.argmax()), heat.shape[1])
     down, across = (("top", "middle", "bottom")[int(3 * (row + 0.5) / heat.shape[0])], ("left", "middle", "right")[int(3 * (column + 0.5) / heat.shape[1])])
-    return " ".join(dict.fromkeys((down, across))) if heat.max() > 0 else "nowhere in particular"
+    return " ".join(dict.fromkeys((down, across))) if heat.max() > 0 else ""
 
 # %% ../nbs/32_review.ipynb #review-36
 INK, TRAIN, VALID = "#010203", "#010204", "#010205"  # stand for colours that the page decides
@@ -216,6 +217,7 @@ def curves_svg(
     head = (f'<svg role="img" aria-labelledby="{what}-title {what}-desc"', f'<title id="{what}-title">{what.capitalize()} after each epoch</title>'
             f'<desc id="{what}-desc">{len(history)} epochs; {told}.</desc>')
     drawn = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text.getvalue()[text.getvalue().index("<svg"):])
+    drawn = re.sub(r'(id="|href="#|url\(#)', rf"{what}-", drawn)  # two drawings in one page must not share a name
     for colour, name in ((INK, "currentColor"), (TRAIN, "var(--train)"), (VALID, "var(--valid)")): drawn = drawn.replace(colour, name)
     opening, rest = drawn.split(">", 1)
     return Markup(opening.replace("<svg", head[0], 1) + ">" + head[1] + rest)
@@ -252,6 +254,7 @@ caption { text-align: left; padding-bottom: 0.4rem; }
 th, td { padding: 0.3rem 0.7rem; text-align: right; border-bottom: 1px solid var(--line); font-weight: normal; overflow-wrap: normal; }
 thead th { color: var(--soft); vertical-align: bottom; }
 tbody th, .left { text-align: left; }
+.count { white-space: nowrap; }
 tbody th { min-width: 6rem; max-width: 16rem; overflow-wrap: anywhere; }
 .bar { position: relative; display: block; width: 10rem; height: 0.9rem; background: var(--card); border-radius: 3px; }
 .bar i { position: absolute; top: 0; bottom: 0; background: color-mix(in srgb, var(--valid) 45%, transparent); border-radius: 3px; }
@@ -281,7 +284,7 @@ NUMBERS = """
 <section aria-labelledby="accuracy"><h2 id="accuracy">How good it is</h2>
 <div class="scroll" tabindex="0" role="region" aria-label="Accuracy, table"><table id="sets"><caption>Images that it did not learn from</caption>
 <thead><tr><th scope="col" class="left">images</th><th scope="col">right</th><th scope="col">accuracy</th><th scope="col">95% interval</th></tr></thead>
-<tbody>{% for row in sets %}<tr><th scope="row">{{ row.name }}</th><td>{{ row.correct }} of {{ row.images }}</td><td>{{ "%.3f"|format(row.accuracy) }}</td><td>{{ interval(row) }}</td></tr>
+<tbody>{% for row in sets %}<tr><th scope="row">{{ row.name }}</th><td class="count">{{ row.correct }} of {{ row.images }}</td><td>{{ "%.3f"|format(row.accuracy) }}</td><td>{{ interval(row) }}</td></tr>
 {% endfor %}</tbody></table></div>
 <p class="soft">The images called valid took part in choices, which flatters the model a little.{% if main == "test" %} Those called test did not, and what follows down to the confusions is measured on them.{% endif %}</p>
 </section>
@@ -289,13 +292,14 @@ NUMBERS = """
 <p>The class with the lowest accuracy comes first{% if more_classes %}; {{ more_classes }} better ones are left out{% endif %}. Where intervals overlap much, the order may be luck.</p>
 <div class="scroll" tabindex="0" role="region" aria-label="Each class, table"><table id="by-class"><caption>{{ main }} images</caption>
 <thead><tr><th scope="col" class="left">class</th><th scope="col">right</th><th scope="col">accuracy</th><th scope="col">95% interval</th><td class="wide" aria-hidden="true"></td></tr></thead>
-<tbody>{% for row in classes %}<tr><th scope="row"><bdi>{{ row.name }}</bdi></th><td>{{ row.correct }} of {{ row.images }}</td><td>{{ "%.3f"|format(row.accuracy) }}</td><td>{{ interval(row) }}</td>
+<tbody>{% for row in classes %}<tr><th scope="row"><bdi>{{ row.name }}</bdi></th><td class="count">{{ row.correct }} of {{ row.images }}</td><td>{{ "%.3f"|format(row.accuracy) }}</td><td>{{ interval(row) }}</td>
 <td class="wide" aria-hidden="true"><span class="bar"><i style="left:{{ "%.1f"|format(100 * row.low) }}%;right:{{ "%.1f"|format(100 - 100 * row.high) }}%"></i><b style="left:{{ "%.1f"|format(100 * row.accuracy) }}%"></b></span></td></tr>
 {% endfor %}</tbody></table></div></section>
 <section aria-labelledby="confusions"><h2 id="confusions">What is taken for what</h2>
 {% if pairs %}<ul id="pairs">{% for row in pairs %}<li><bdi>{{ row.label }}</bdi> taken for <bdi>{{ row.answer }}</bdi>: {{ row.images }} of {{ row.of }}</li>
 {% endfor %}</ul>{% else %}<p>Nothing: every answer is right.</p>{% endif %}
-{% if matrix %}<div class="scroll" tabindex="0" role="region" aria-label="Confusion matrix, table"><table class="matrix" id="matrix"><caption>Confusion matrix: labels down, answers across, right answers on the diagonal; {{ main }} images</caption>
+{% if matrix %}<p>The {{ main }} images: labels down, answers across, right answers on the diagonal.</p>
+<div class="scroll" tabindex="0" role="region" aria-label="Confusion matrix, table"><table class="matrix" id="matrix"><caption>Confusion matrix</caption>
 <thead><tr><th scope="col" class="left">label</th>{% for name in class_names %}<th scope="col" title="{{ name }}"><span>{{ name }}</span></th>{% endfor %}</tr></thead>
 <tbody>{% for row in matrix %}{% set label = loop.index0 %}<tr><th scope="row"><bdi>{{ class_names[label] }}</bdi></th>{% for count in row %}<td{% if loop.index0 == label %} class="right"{% endif %} style="--share:{{ "%.0f"|format(100 * count / ((row|sum) or 1)) }}%">{{ count }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>{% else %}<p class="soft">With {{ class_names|length }} classes the whole matrix is too large for a page.</p>{% endif %}
@@ -304,11 +308,11 @@ NUMBERS = """
 
 # %% ../nbs/32_review.ipynb #review-44
 PICTURES = """
-{%- macro said(row) %}labelled <strong><bdi>{{ row.class }}</bdi></strong> ({{ "%.3f"|format(row.label_probability) }}), the model says <strong><bdi>{{ row.answer }}</bdi></strong> ({{ "%.3f"|format(row.probability) }})<br><bdi>{{ row.file }}</bdi>{% endmacro %}
+{%- macro said(row) %}labelled <strong><bdi>{{ row.class }}</bdi></strong> ({{ "%.3f"|format(row.label_probability) }}), the model says <strong><bdi>{{ row.answer }}</bdi></strong> ({{ "%.3f"|format(row.probability) }})<br><bdi>{% for part in row.file.split("/") %}{{ part }}{% if not loop.last %}/<wbr>{% endif %}{% endfor %}</bdi>{% endmacro %}
 {%- macro sheet(rows, id) %}<ul class="pictures" id="{{ id }}">{% for row in rows %}<li><figure><img src="{{ row.picture }}" alt="Picture labelled {{ row.class }}" width="192" height="192"><figcaption>{{ said(row) }}</figcaption></figure></li>
 {% endfor %}</ul>{% endmacro %}
 {%- macro looks(rows, id) %}<ul class="pictures pairs" id="{{ id }}">{% for row in rows %}<li><figure><div class="two"><img src="{{ row.picture }}" alt="Picture labelled {{ row.class }}" width="192" height="192">
-<img src="{{ row.heat }}" alt="The same, bright where the model looks: {{ row.place }}" width="192" height="192"></div><figcaption>{{ said(row) }}. Looks mostly at the {{ row.place }}.</figcaption></figure></li>
+<img src="{{ row.heat }}" alt="The same, bright where the model looks: {{ row.place or "nowhere" }}" width="192" height="192"></div><figcaption>{{ said(row) }}<br>{% if row.place %}Looks mostly at the {{ row.place }}.{% else %}Nothing in it speaks for the answer.{% endif %}</figcaption></figure></li>
 {% endfor %}</ul>{% endmacro %}
 <section aria-labelledby="mistakes"><h2 id="mistakes">The worst mistakes</h2>
 {% if worst %}<p>{% if wrong == 1 %}The only mistake{% else %}{{ worst|length }} of {{ wrong }} mistakes{% endif %}, those first that leave the least probability for the label; cut as the model sees them.</p>{{ sheet(worst, "worst") }}
@@ -320,7 +324,7 @@ PICTURES = """
 <p class="soft">Only images that the model did not learn from can be judged, {{ judged }} here. The {{ learned }} training images were not: the model has learned their labels, right or wrong. Another split (another seed) has others to judge.</p></section>
 <section aria-labelledby="looks"><h2 id="looks">Where it looks</h2>
 {% if right_looks is none %}<p>To see where the model looks, run <code>pip install 'transfer_nbs[review]'</code> and make this page again.</p>
-{% else %}<p>Grad-CAM (captum): bright is what speaks for the answer, as coarse as the network's last feature maps, {{ coarse }}. On a model that looks at the background, don't rely elsewhere.</p>
+{% else %}<p>Grad-CAM (captum): bright is what speaks for the answer, as coarse as the network's last feature maps, {{ coarse }}. A model that looks at the background is likely to fail before another one.</p>
 {% if right_looks %}<h3>Right answers</h3>{{ looks(right_looks, "right-looks") }}{% endif %}
 {% if wrong_looks %}<h3>Wrong answers</h3>{{ looks(wrong_looks, "wrong-looks") }}{% endif %}{% endif %}</section>
 """
