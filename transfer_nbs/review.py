@@ -217,7 +217,7 @@ def curves_svg(
     head = (f'<svg role="img" aria-labelledby="{what}-title {what}-desc"', f'<title id="{what}-title">{what.capitalize()} after each epoch</title>'
             f'<desc id="{what}-desc">{len(history)} epochs; {told}.</desc>')
     drawn = re.sub(r' xmlns(:\w+)?="[^"]*"', "", text.getvalue()[text.getvalue().index("<svg"):])
-    drawn = re.sub(r'(id="|href="#|url\(#)', rf"{what}-", drawn)  # two drawings in one page must not share a name
+    drawn = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{what}-", drawn)  # two drawings in one page must not share a name
     for colour, name in ((INK, "currentColor"), (TRAIN, "var(--train)"), (VALID, "var(--valid)")): drawn = drawn.replace(colour, name)
     opening, rest = drawn.split(">", 1)
     return Markup(opening.replace("<svg", head[0], 1) + ">" + head[1] + rest)
