@@ -255,10 +255,12 @@ th, td { padding: 0.3rem 0.7rem; text-align: right; border-bottom: 1px solid var
 thead th { color: var(--soft); vertical-align: bottom; }
 tbody th, .left { text-align: left; }
 .count { white-space: nowrap; }
-tbody th { min-width: 6rem; max-width: 16rem; overflow-wrap: anywhere; }
+tbody th { min-width: 7rem; max-width: 16rem; overflow-wrap: anywhere; }
+#sets tbody th, #history tbody th { min-width: 0; }
 .bar { position: relative; display: block; width: 10rem; height: 0.9rem; background: var(--card); border-radius: 3px; }
 .bar i { position: absolute; top: 0; bottom: 0; background: color-mix(in srgb, var(--valid) 45%, transparent); border-radius: 3px; }
 .bar b { position: absolute; top: -2px; bottom: -2px; width: 3px; margin-left: -1.5px; background: var(--text); }
+.matrix tbody th { position: sticky; left: 0; background: var(--page); }
 .matrix td { text-align: center; min-width: 2.6rem; border: 1px solid var(--line); background: color-mix(in srgb, var(--train) calc(var(--share) * 0.4), transparent); }
 .matrix td.right { background: color-mix(in srgb, var(--valid) calc(var(--share) * 0.4), transparent); }
 .matrix thead th[scope="col"] span { writing-mode: vertical-rl; max-height: 11rem; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; display: inline-block; }
@@ -319,7 +321,7 @@ PICTURES = """
 {% else %}<p>None: every answer is right.</p>{% endif %}</section>
 <section aria-labelledby="labels"><h2 id="labels">Labels that look wrong</h2>
 {% if suspects is none %}<p>To have the labels checked, run <code>pip install 'transfer_nbs[review]'</code> and make this page again.</p>
-{% else %}<p>Judged by confident learning (cleanlab): images for which the model is as sure of another class as it is where it is right. They are suspects; look at each before you move it. A mistake above that stands here too may be the label's, not the model's.</p>
+{% else %}<p>Judged by confident learning (cleanlab): images for which the model is as sure of another class as it is where it is right. They are suspects; look at each before you move it. A mistake above that stands here too may be the label's, not the model's. The model is wrong on {{ wrong }} of {{ judged }} images: the more often it is, the more of the suspects are its own mistakes.</p>
 {% if suspects %}<p>{{ suspects|length }} of {{ suspected }}, the most suspicious first; whole pictures.</p>{{ sheet(suspects, "suspects") }}{% else %}<p>None of the {{ judged }} images judged.</p>{% endif %}{% endif %}
 <p class="soft">Only images that the model did not learn from can be judged, {{ judged }} here. The {{ learned }} training images were not: the model has learned their labels, right or wrong. Another split (another seed) has others to judge.</p></section>
 <section aria-labelledby="looks"><h2 id="looks">Where it looks</h2>
