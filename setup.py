@@ -35,10 +35,8 @@ setup(
     python_requires=f">={settings['min_python']}",
     install_requires=settings["requirements"].split(),
     extras_require={
-        "dev": [*settings["dev_requirements"].split(), *settings["onnx_requirements"].split(), *settings["tensorboard_requirements"].split()],
-        "kaggle": settings["kaggle_requirements"].split(),
-        "onnx": settings["onnx_requirements"].split(),
-        "tensorboard": settings["tensorboard_requirements"].split(),
+        "dev": [requirement for kind in ("dev", "onnx", "review", "tensorboard") for requirement in settings[f"{kind}_requirements"].split()],
+        **{kind: settings[f"{kind}_requirements"].split() for kind in ("kaggle", "onnx", "review", "tensorboard")},
     },
     entry_points={"console_scripts": settings["console_scripts"].split()},
     zip_safe=False,

@@ -6,16 +6,16 @@
 __all__ = ['bn_layers', 'create_body', 'describe_body', 'feature_count', 'get_model', 'linear_head', 'FeatureStore', 'bn_eval',
            'feature_batches', 'set_bn_eval', 'set_bn_policy', 'set_bn_train', 'bn_trainable', 'body_bn_head', 'Bundle',
            'calibration_error', 'export_onnx', 'fit_temperature', 'load_bundle', 'make_bundle', 'measure',
-           'most_likely', 'plot_calibration', 'save_bundle', 'make_clothes', 'practice_folder', 'RECIPES',
-           'CompareSettings', 'accuracy_interval', 'compare', 'compare_with_best', 'format_table', 'plot_compare',
-           'run_recipe', 'summarize', 'train_recipe', 'AdaptiveConcatPooling', 'concat_pooling', 'concat_pooling_head',
-           'deeper_head', 'deeper_head_recipe', 'ImageSpec', 'make_loaders', 'read_folder', 'show_images',
-           'train_transform', 'valid_transform', 'discriminative_bn_frozen', 'discriminative_bn_trainable', 'update_lr',
-           'count_trainable', 'feature_extractor', 'freeze', 'snapshot', 'unfreeze', 'verify_frozen', 'find_images',
-           'open_image', 'split_folder', 'split_images', 'Phase', 'Recipe', 'all_parameters', 'body_and_head',
-           'choose_device', 'choose_precision', 'describe_environment', 'evaluate', 'fit', 'from_scratch',
-           'plot_history', 'random_features', 'check_folder', 'format_findings', 'quarantine_files', 'restore_files',
-           'FitSettings', 'fit_bundle', 'read_parts']
+           'most_likely', 'plot_calibration', 'save_bundle', 'write_review', 'make_clothes', 'practice_folder',
+           'RECIPES', 'CompareSettings', 'accuracy_interval', 'compare', 'compare_with_best', 'format_table',
+           'plot_compare', 'run_recipe', 'summarize', 'train_recipe', 'AdaptiveConcatPooling', 'concat_pooling',
+           'concat_pooling_head', 'deeper_head', 'deeper_head_recipe', 'ImageSpec', 'make_loaders', 'read_folder',
+           'show_images', 'train_transform', 'valid_transform', 'discriminative_bn_frozen',
+           'discriminative_bn_trainable', 'update_lr', 'count_trainable', 'feature_extractor', 'freeze', 'snapshot',
+           'unfreeze', 'verify_frozen', 'find_images', 'open_image', 'split_folder', 'split_images', 'Phase', 'Recipe',
+           'all_parameters', 'body_and_head', 'choose_device', 'choose_precision', 'describe_environment', 'evaluate',
+           'fit', 'from_scratch', 'plot_history', 'random_features', 'check_folder', 'format_findings',
+           'quarantine_files', 'restore_files', 'FitSettings', 'fit_bundle', 'read_parts']
 
 # %% ../nbs/index.ipynb #cell-2
 from .backbone import bn_layers, create_body, describe_body, feature_count, get_model, linear_head
@@ -31,6 +31,7 @@ from .concat_pooling_head import AdaptiveConcatPooling, concat_pooling, concat_p
 from .data import ImageSpec, make_loaders, read_folder, show_images, train_transform, valid_transform
 from .discriminative_lr import discriminative_bn_frozen, discriminative_bn_trainable, update_lr
 from .feature_extractor import count_trainable, feature_extractor, freeze, snapshot, unfreeze, verify_frozen
+from .review import write_review
 from .split import find_images, open_image, split_folder, split_images
 from .training import (Phase, Recipe, all_parameters, body_and_head, choose_device, choose_precision, describe_environment,
                                    evaluate, fit, from_scratch, plot_history, random_features)
@@ -39,7 +40,7 @@ from .your_images import FitSettings, fit_bundle, read_parts
 # %% ../nbs/index.ipynb #cell-3
 _all_ = ["bn_layers", "create_body", "describe_body", "feature_count", "get_model", "linear_head", "FeatureStore", "bn_eval", "feature_batches",
          "set_bn_eval", "set_bn_policy", "set_bn_train", "bn_trainable", "body_bn_head", "Bundle", "calibration_error", "export_onnx",
-         "fit_temperature", "load_bundle", "make_bundle", "measure", "most_likely", "plot_calibration", "save_bundle", "make_clothes", "practice_folder", "RECIPES",
+         "fit_temperature", "load_bundle", "make_bundle", "measure", "most_likely", "plot_calibration", "save_bundle", "write_review", "make_clothes", "practice_folder", "RECIPES",
          "CompareSettings", "accuracy_interval", "compare", "compare_with_best", "format_table", "plot_compare", "run_recipe", "summarize", "train_recipe",
          "AdaptiveConcatPooling", "concat_pooling", "concat_pooling_head", "deeper_head", "deeper_head_recipe", "ImageSpec", "make_loaders",
          "read_folder", "show_images", "train_transform", "valid_transform", "discriminative_bn_frozen", "discriminative_bn_trainable",
