@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from .bundle import Bundle, _check_free, describe_settings, export_onnx, load_bundle, make_bundle, save_bundle
 from .compare import RECIPES, CompareSettings, build_model, check_recipes, check_writable, compare_with_best, read_run, split_hash, train_recipe
 from .data import ImageSpec, read_folder, read_test
+from .review import write_review
 from .split import _in_threads, content_hash, file_stamps, open_image, user_errors, write_file
 from .training import choose_device, choose_precision, divide_epochs
 
@@ -353,4 +354,5 @@ def transfer_fit(
         chosen_from = f"{len(record['settings']['recipes'])} recipes" if record else ""
         bundle = fit_bundle(settings, table, folder, out=out, chosen_from=chosen_from, tensorboard=tensorboard)
         if onnx and not (Path(out) / "model.onnx").exists(): export_onnx(out, [Path(folder) / file for file in table["file"][table["split"] == "valid"]])
-        print(f"{format_results(bundle)}\nthe bundle is in {out}: transfer_predict {out} IMAGES")
+        if not (Path(out) / "review.html").exists(): write_review(out, table, folder, history=pd.DataFrame(bundle.results["valid"]["epochs"]), device=settings.device)
+        print(f"{format_results(bundle)}\nthe bundle is in {out}, with a review in {Path(out) / 'review.html'}: transfer_predict {out} IMAGES")
