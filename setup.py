@@ -35,7 +35,8 @@ setup(
     python_requires=f">={settings['min_python']}",
     install_requires=settings["requirements"].split(),
     extras_require={
-        "dev": [*settings["dev_requirements"].split(), *settings["onnx_requirements"].split()],
+        "dev": [requirement for kind in ("dev", "docs", "onnx") for requirement in settings[f"{kind}_requirements"].split()],
+        "docs": settings["docs_requirements"].split(),
         "kaggle": settings["kaggle_requirements"].split(),
         "onnx": settings["onnx_requirements"].split(),
     },
