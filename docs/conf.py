@@ -28,7 +28,7 @@ html_static_path = ["static"]
 html_css_files, html_js_files = ["site.css"], ["site.js"]
 html_favicon = "static/icon.svg"
 html_copy_source = False
-html_domain_indices = False
+html_domain_indices = add_module_names = False
 html_show_sphinx = False
 html_baseurl = f"{settings['doc_host']}{settings['doc_baseurl']}/"
 html_theme_options = {"light_css_variables": {"color-brand-primary": "#0b4f8a", "color-brand-content": "#0b4f8a", "color-brand-visited": "#6a3d8f"},

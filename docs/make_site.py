@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))
 GIT = f"{settings['git_url']}/blob/{settings['branch']}"
 PARTS = {"0": "The path", "1": "The path", "2": "The workshop", "3": "Your own images"}
+PICTURE = re.compile(r"!\[[^]]+\]\(([^):]+)\)")  # in the prose, from a file beside the notebooks
 CHART_WHITE = 0.7  # share of white pixels from which a figure is a chart, whose colours may be turned over for dark mode; pictures have less
 
 
@@ -36,12 +37,20 @@ def figures(cell) -> list:
 
 
 def is_chart(
-    output,  # with a picture in it
+    picture,  # a file, or something to read from
 ) -> bool:
     "Whether a figure is lines on white, rather than pictures side by side."
-    encoded = next(value for kind, value in output.data.items() if kind.startswith("image/"))
-    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB"))
-    return (pixels.min(axis=2) > 245).mean() >= CHART_WHITE
+    return (np.asarray(Image.open(picture).convert("RGB")).min(axis=2) > 245).mean() >= CHART_WHITE
+
+
+def look(picture) -> str:
+    "The class of a figure, by which `site.css` treats it in dark mode."
+    return "chart" if is_chart(picture) else "picture"
+
+
+def content(output) -> io.BytesIO:
+    "The picture of an output."
+    return io.BytesIO(base64.b64decode(next(value for kind, value in output.data.items() if kind.startswith("image/"))))
 
 
 def only_draws(source: str) -> bool:
@@ -69,8 +78,14 @@ def convert_code(cell, name: str) -> list:
     for number, (output, text) in enumerate(zip(shown, alt)):
         if number: cells.append(nbformat.v4.new_code_cell("", outputs=[output], metadata={"tags": ["remove-input"]}))
         else: cells[-1].outputs = cell.outputs if len(shown) == 1 else [each for each in cell.outputs if each not in shown[1:]]
-        cells[-1].metadata["mystnb"] = {"image": {"alt": text, "classes": "chart" if is_chart(output) else "picture"}}
+        cells[-1].metadata["mystnb"] = {"image": {"alt": text, "classes": look(content(output))}}
     return cells
+
+
+def convert_prose(source: str) -> str:
+    "The text of a page: its pictures have a class, and what isn't on the site is linked to where it is."
+    source = PICTURE.sub(lambda match: match[0] + "{." + look(ROOT / "nbs" / match[1]) + "}", source)
+    return source.replace("](CONTRIBUTING.md)", f"]({GIT}/CONTRIBUTING.md)")
 
 
 def convert(path: Path):
@@ -80,7 +95,7 @@ def convert(path: Path):
     for cell in notebook.cells:
         if cell.cell_type == "code": cells += convert_code(cell, path.name)
         elif re.search(r"!\[\s*\]\(", cell.source): raise SystemExit(f"{path.name}, cell {cell.id}: a picture without a text; write ![what it shows](file)")
-        else: cells.append(nbformat.v4.new_markdown_cell(cell.source.replace("](CONTRIBUTING.md)", f"]({GIT}/CONTRIBUTING.md)")))
+        else: cells.append(nbformat.v4.new_markdown_cell(convert_prose(cell.source)))
     notebook.cells = cells
     notebook.metadata["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
     return notebook
@@ -90,7 +105,7 @@ def page_links(name: str) -> str:
     "Where a page can be run, had and mended."
     colab = f"https://colab.research.google.com/github/{settings['user']}/{settings['repo']}/blob/{settings['branch']}/nbs/{name}"
     return (f'\n\n<p class="page-links"><a href="{colab}">Open in Colab</a> <a href="notebooks/{name}" download>Download the notebook</a> '
-            f'<a href="{settings["git_url"]}/edit/{settings["branch"]}/nbs/{name}">Edit this page</a></p>\n\n')
+            f'<a href="{settings["git_url"]}/edit/{settings["branch"]}/nbs/{name}">Edit this page</a> <a href="api/{name[3:-6]}.html">Its reference</a></p>\n\n')
 
 
 def toctrees(pages: dict) -> str:
@@ -112,7 +127,7 @@ def plain(notebook) -> str:
     "A page as plain Markdown, for readers that are programs."
     text = []
     for cell in notebook.cells:
-        if cell.cell_type == "markdown": text.append(re.sub(r"<span id=.*?</span>|<p class=.*?</p>", "", cell.source))
+        if cell.cell_type == "markdown": text.append(re.sub(r"<span id=.*?</span>|\{\.(chart|picture)\}", "", cell.source))
         elif "remove-input" not in cell.metadata.tags: text.append(f"```python\n{cell.source}\n```")
         for output in cell.get("outputs", []):
             data = output.get("data", {})
@@ -147,7 +162,7 @@ def write_sources(folder: Path) -> None:
             first.source = re.sub(r"\A(# .*\n+(?:>.*(?:\n|\Z))*)", lambda match: match[1].rstrip() + page_links(f"{name}.ipynb"), first.source)
         nbformat.write(notebook, folder / f"{name}.ipynb")
     for path in NOTEBOOKS: shutil.copy(path, extra / "notebooks")
-    for file in re.findall(r"!\[.*?\]\((results/.*?)\)", pages["index"].cells[0].source + "".join(cell.source for cell in pages["index"].cells)):
+    for file in {file for notebook in pages.values() for cell in notebook.cells if cell.cell_type == "markdown" for file in PICTURE.findall(cell.source)}:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / "nbs" / file, folder / file)
     for name, text in {**api_pages(NOTEBOOKS), "commands": commands_page()}.items(): (folder / f"{name}.md").write_text(text, encoding="utf-8")

@@ -27,7 +27,7 @@ def fields(node) -> list[tuple]:
     elif given.kwonlyargs: listed.append(("", None, None, "*"))
     listed += [(each.arg, each.annotation, value, "") for each, value in zip(given.kwonlyargs, given.kw_defaults)]
     if given.kwarg: listed.append((given.kwarg.arg, given.kwarg.annotation, None, "**"))
-    return [each for each in listed if each[0] != "self"]
+    return [each for each in listed if each[0] not in ("self", "cls")]
 
 
 def written(node) -> str:
@@ -35,10 +35,15 @@ def written(node) -> str:
     return "" if node is None else ast.unparse(node)
 
 
+def annotation(node) -> str:
+    "A type on one line, without the quotes of one that is defined later."
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else written(node)
+
+
 def signature(node, returns) -> str:
     "A signature as it is written, without the types, which the table has."
     parts = [star + name + (f"={written(default)}" if default is not None else "") for name, _, default, star in fields(node)]
-    return f"({', '.join(parts)})" + (f" -> {written(returns)}" if returns is not None else "")
+    return f"({', '.join(parts)})" + (f" -> {annotation(returns)}" if returns is not None else "")
 
 
 def code(text: str) -> str:
@@ -52,14 +57,18 @@ def meaning(text: str | None) -> str:
 
 
 def parameter_table(node, target) -> list[str]:
-    "The table of parameters: name, type, default, meaning."
+    "The table of parameters: name, type, default where any has one, meaning."
     comments = docments(target)
-    rows = [(star + name, written(kind), written(default), comments.get(name)) for name, kind, default, star in fields(node) if name]
+    rows = [(star + name, annotation(kind), written(default), comments.get(name)) for name, kind, default, star in fields(node) if name]
     returned = getattr(node, "returns", None)
-    if returned is not None and comments.get("return"): rows.append(("returns", written(returned), "", comments["return"]))
+    if returned is not None and comments.get("return"): rows.append(("returns", annotation(returned), "", comments["return"]))
     if not rows: return []
-    lines = ["| parameter | type | default | meaning |", "|---|---|---|---|"]
-    return ["", *lines, *(f"| {code(name) if name != 'returns' else '*returns*'} | {code(kind)} | {code(default)} | {meaning(text)} |" for name, kind, default, text in rows)]
+    some = any(default for _, _, default, _ in rows)
+    lines = ["", "| parameter | type | default | meaning |" if some else "| parameter | type | meaning |", "|---|---|---|---|" if some else "|---|---|---|"]
+    for name, kind, default, text in rows:
+        cells = [code(name) if name != "returns" else "*returns*", code(kind), *([code(default)] if some else []), meaning(text)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
 def errors(node) -> list[str]:
