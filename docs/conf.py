@@ -1,0 +1,52 @@
+"""How Sphinx makes the website of the pages that `docs/make_site.py` writes. Nothing is executed, and no page asks another host for anything."""
+
+from configparser import ConfigParser
+from pathlib import Path
+
+from docutils import nodes
+from latex2mathml.converter import convert
+
+parser = ConfigParser(delimiters=["="], interpolation=None)
+parser.read(Path(__file__).resolve().parent.parent / "settings.ini", encoding="utf-8")
+settings = parser["DEFAULT"]
+
+project = html_title = settings["title"]
+author, copyright, release = settings["author"], settings["copyright"], settings["version"]
+extensions = ["myst_nb", "sphinx_copybutton"]
+exclude_patterns = ["extra"]
+
+nb_execution_mode = "off"
+nb_render_markdown_format = "myst"
+nb_code_prompt_show = nb_code_prompt_hide = "The code of this figure"
+nb_ipywidgets_js = {}
+myst_enable_extensions = ["dollarmath", "attrs_inline"]
+myst_heading_anchors = 3
+html_math_renderer = "mathml"
+
+html_theme = "furo"
+html_static_path = ["static"]
+html_css_files, html_js_files = ["site.css"], ["site.js"]
+html_favicon = "static/icon.svg"
+html_copy_source = False
+html_domain_indices = add_module_names = False
+html_show_sphinx = False
+html_baseurl = f"{settings['doc_host']}{settings['doc_baseurl']}/"
+html_theme_options = {"light_css_variables": {"color-brand-primary": "#0b4f8a", "color-brand-content": "#0b4f8a", "color-brand-visited": "#6a3d8f"},
+                      "dark_css_variables": {"color-brand-primary": "#7fb8ea", "color-brand-content": "#7fb8ea", "color-brand-visited": "#c4a3e6"}}
+pygments_style, pygments_dark_style = "a11y-high-contrast-light", "a11y-high-contrast-dark"
+copybutton_exclude = ".linenos, .gp"
+
+
+def inline_math(visitor, node):
+    visitor.body.append(convert(node.astext()))
+    raise nodes.SkipNode
+
+
+def block_math(visitor, node):
+    visitor.body.append(f'<div class="math">{convert(node.astext(), display="block")}</div>')
+    raise nodes.SkipNode
+
+
+def setup(app):
+    "Formulas become MathML, which browsers set themselves: no script, no fonts."
+    app.add_html_math_renderer("mathml", inline_renderers=(inline_math, None), block_renderers=(block_math, None))
