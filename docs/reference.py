@@ -4,6 +4,7 @@ import argparse
 import ast
 import importlib
 import inspect
+import re
 from pathlib import Path
 
 import nbformat
@@ -83,7 +84,7 @@ def errors(node) -> list[str]:
 
 def message(node) -> str:
     "The text of an error as it is written; empty where a variable holds it."
-    if isinstance(node, ast.BinOp): return message(node.left)
+    if isinstance(node, ast.BinOp): return message(node.left)[:-1] + " ...`"
     if isinstance(node, ast.Constant): return f"`{node.value}`"
     if isinstance(node, ast.JoinedStr):
         text = "".join(part.value if isinstance(part, ast.Constant) else "{" + ast.unparse(part.value) + "}" for part in node.values)
@@ -102,8 +103,11 @@ def describe(kind: str, name: str, node, target, init=None) -> list[str]:
 def entry(name: str, node, module) -> list[str]:
     "The entry of one public name."
     if isinstance(node, (ast.Assign, ast.AnnAssign)):
-        value = written(node.value)
-        return [f"````{{py:data}} {name}", "", f"```python\n{written(node)}\n```" if len(value) < 300 else "", "````", ""]
+        given = node.value
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple):
+            given = given.elts[[each.id for each in node.targets[0].elts].index(name)]
+        value = f"{name} = {written(given)}"
+        return [f"````{{py:data}} {name}", "", f"```python\n{value}\n```" if len(value) < 300 else "", "````", ""]
     target = inspect.unwrap(getattr(module, name))
     if isinstance(node, ast.FunctionDef): return describe("function", name, node, target)
     methods = {each.name: each for each in node.body if isinstance(each, ast.FunctionDef)}
@@ -136,16 +140,17 @@ def api_pages(
         found = definitions(ast.parse(Path(module.__file__).read_text(encoding="utf-8")))
         title = nbformat.read(path, as_version=4).cells[0].source.splitlines()[0].removeprefix("# ")
         lines = [f"# {settings['lib_name']}.{name}", "", module.__doc__, "", f"Explained in [{title}](../{path.name}).", "", f"```{{py:module}} {module.__name__}\n```", ""]
-        for each in module.__all__:
-            if each in COMMANDS: continue
-            lines += ["", f"## {each}", "", *entry(each, found[each], module), f'<p class="explained"><a href="../{path.stem}.html#define-{each}">Where <code>{each}</code> is defined and explained</a></p>', ""]
+        constants = [each for each in module.__all__ if isinstance(found[each], (ast.Assign, ast.AnnAssign))]
+        for each in sorted(set(module.__all__) - set(COMMANDS), key=lambda each: (each in constants, module.__all__.index(each))):
+            if each not in constants or each == constants[0]: lines += ["", f"## {'Values' if each in constants else each}", ""]
+            lines += [*entry(each, found[each], module), f'<p class="explained"><a href="../{path.stem}.html#define-{each}">Where <code>{each}</code> is defined and explained</a></p>', ""]
         commands = [each for each in module.__all__ if each in COMMANDS]
         if commands: lines += [f"The command {' and '.join(f'[`{each}`](../commands.md)' for each in commands)} is in this module too.", ""]
         pages[f"api/{name}"] = "\n".join(lines)
         listed.append(f"| [`{module.__name__}`]({name}.md) | {module.__doc__} |")
     tree = "```{toctree}\n:hidden:\n\n" + "\n".join(name.removeprefix("api/") for name in pages) + "\n```"
     shared = importlib.import_module(f"{settings['lib_name']}.all").__all__
-    homes = {each: page for page in pages for each in shared if f"\n## {each}\n" in pages[page]}
+    homes = {each: page for page in pages for each in shared if re.search(rf"^````{{py:\w+}} {each}\b", pages[page], re.M)}
     names = ", ".join(f'<a href="{page.removeprefix("api/")}.html#transfer_nbs.{page.removeprefix("api/")}.{each}"><code>{each}</code></a>' for each, page in sorted(homes.items(), key=lambda pair: pair[0].lower()))
     pages["api/index"] = "\n".join(["# API", "", "Every module is made from one page, on which each of its names is explained and tried.", "", "| module | |", "|---|---|", *listed, "",
                                     "## What most people need", "", "All of these are in `transfer_nbs.all`:", "", f"<p>{names}</p>", "", tree])

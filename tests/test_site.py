@@ -1,5 +1,6 @@
 """The website: made anew, read as files, and used in a real browser."""
 
+import ast
 import functools
 import http.server
 import json
@@ -98,6 +99,9 @@ def test_reference_is_of_the_package(site):
     page = (site / "api" / "bn_eval.html").read_text()
     assert 'id="transfer_nbs.bn_eval.set_bn_policy"' in page and "../05_bn_eval.html#define-set_bn_policy" in page
     assert "ValueError: unknown BN policy {policy}" in re.sub("<[^>]+>", "", page)
+    needed = ast.literal_eval(re.search(r"__all__ = (\[.*?\])", (ROOT / "transfer_nbs" / "all.py").read_text(), re.S)[1])
+    listed = (site / "api" / "index.html").read_text()
+    assert not [name for name in needed if f'.{name}"><code>{name}</code></a>' not in listed]
     commands = (site / "commands.html").read_text()
     settings = (ROOT / "settings.ini").read_text()
     assert all(f'id="{name.replace("_", "-")}"' in commands for name in re.findall(r"^    (\w+)=", settings, re.M))
