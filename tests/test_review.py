@@ -1,7 +1,6 @@
 """The review page: its numbers are those of the predictions, its pictures the right ones, and nothing on it can run or fetch anything."""
 
 import io
-import os
 import re
 import shutil
 import sys
@@ -270,17 +269,6 @@ CONTRAST = """() => {
   }
   return found.sort((x, y) => x[0] - y[0]);
 }"""
-
-
-@pytest.fixture(scope="session")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed")
-    with playwright.sync_playwright() as running:
-        program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-        if not program and not os.path.exists(running.chromium.executable_path): pytest.skip("no Chromium is installed")
-        started = running.chromium.launch(executable_path=program, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
