@@ -73,7 +73,7 @@ def files_of(soup, id):
     return [figure.figcaption.find_all("bdi")[-1].get_text() for figure in soup.find(id=id).find_all("figure")] if soup.find(id=id) else []
 
 
-def shown(file): return file.replace("\u202e", "\ufffd")
+def shown(file): return file.replace("\u202e", "\\u202e")
 
 
 def predicted(made, *splits):

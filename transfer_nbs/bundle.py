@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HEADS', 'CARD', 'FORMAT', 'FORMAT_VERSION', 'BUNDLE_FILES', 'FACTS', 'prepare_image', 'image_batches', 'Bundle',
            'describe_recipe', 'current_versions', 'calibration_table', 'calibration_error', 'fit_temperature',
-           'plot_calibration', 'measure', 'describe_settings', 'make_bundle', 'model_card', 'save_bundle',
+           'plot_calibration', 'measure', 'describe_settings', 'make_bundle', 'model_card', 'check_free', 'save_bundle',
            'load_bundle', 'export_onnx', 'list_images', 'check_answers', 'most_likely', 'format_predictions',
            'transfer_predict']
 
@@ -40,7 +40,7 @@ from tqdm import tqdm
 from .backbone import get_model, load_body, read_weights
 from .compare import RECIPES, accuracy_interval, split_hash
 from .data import ImageSpec, centre_view, normalize
-from .split import IMAGE_EXTENSIONS, _files_below, _listed, _one_line, _to_rgb, content_hash, open_image, user_errors, write_file
+from .split import IMAGE_EXTENSIONS, files_below, listed, one_line, to_rgb, content_hash, open_image, printable, user_errors, write_file
 from .training import Recipe, choose_device, choose_precision, inference_copy
 
 # %% ../nbs/31_bundle.ipynb #cell-11
@@ -50,7 +50,7 @@ def prepare_image(
 ) -> np.ndarray:  # (size, size, 3) of uint8
     "A picture as validation sees it. Raises ValueError or OSError where it can't be read."
     if isinstance(image, Image.Image):
-        try: picture = _to_rgb(ImageOps.exif_transpose(image))
+        try: picture = to_rgb(ImageOps.exif_transpose(image))
         except Exception as error:  # a picture is decoded when it is first used, and a broken one makes Pillow raise almost anything
             raise ValueError(f"can't be decoded as an image ({error}); give a sound one") from error
     else:
@@ -67,7 +67,7 @@ def _view_or_reason(
     spec: ImageSpec,
 ) -> np.ndarray | str:  # a view, or why there is none
     try: return prepare_image(image, spec)
-    except (ValueError, OSError) as error: return _one_line(error).removeprefix(f"{image}: ")
+    except (ValueError, OSError) as error: return one_line(error).removeprefix(f"{image}: ")
 
 
 def image_batches(
@@ -236,7 +236,7 @@ def _logits_and_labels(
     classes: Sequence[str],  # the right one for each
 ) -> tuple[torch.Tensor, torch.Tensor]:
     unknown = sorted(set(classes) - set(bundle.spec.class_names))
-    if unknown: raise ValueError(f"classes {_listed(unknown)} are unknown to this model: it tells apart {_listed(bundle.spec.class_names)}")
+    if unknown: raise ValueError(f"classes {listed(unknown)} are unknown to this model: it tells apart {listed(bundle.spec.class_names)}")
     logits, errors = bundle.logits(files, device=str(next(bundle.model.parameters()).device))
     for index, reason in errors.items(): raise ValueError(f"{files[index]}: {reason}")
     return logits, torch.tensor([bundle.spec.class_names.index(name) for name in classes])
@@ -353,7 +353,7 @@ def model_card(
         lines += ["", "Probabilities are calibrated: logits are divided by a temperature, fitted on the images called valid, which therefore flatter the model a little.",
                   *_choices(bundle.settings)]
         others = [name for name in bundle.results if name != "valid"]
-        lines.append(f"The images called {_listed(others)} took no part in any choice: judge the model by them." if others else "So the figure above comes from images that chose; no others were measured.")
+        lines.append(f"The images called {listed(others)} took no part in any choice: judge the model by them." if others else "So the figure above comes from images that chose; no others were measured.")
     return CARD.format(
         front="\n".join(f"{name}: {quote(value)}" for name, value in front.items()), title=title, count=len(bundle.spec.class_names),
         classes=", ".join(f"`{name}`" for name in bundle.spec.class_names), architecture=bundle.architecture, head=bundle.head, recipe=bundle.recipe["name"],
@@ -379,7 +379,7 @@ def _tensors(
     return {name: value.detach().cpu().contiguous() for name, value in bundle.model.state_dict().items()}
 
 
-def _check_free(
+def check_free(
     path: Path,  # where a bundle is to be
     overwrite: bool,
 ) -> bool:  # whether anything is there
@@ -387,7 +387,7 @@ def _check_free(
     if not os.path.lexists(path): return False
     if path.is_dir() and not any(path.iterdir()): return True
     strange = [file.name for file in path.iterdir() if file.name not in BUNDLE_FILES] if path.is_dir() else [path.name]
-    if strange: raise ValueError(f"{path}: holds what is no part of a bundle ({_listed(sorted(strange), 3)}); choose another folder")
+    if strange: raise ValueError(f"{path}: holds what is no part of a bundle ({listed(sorted(strange), 3)}); choose another folder")
     if not overwrite: raise ValueError(f"{path}: holds a bundle already; choose another folder or say that it may be overwritten")
     return True
 
@@ -400,7 +400,7 @@ def save_bundle(
 ) -> Path:  # `path`
     "Write a bundle whole or not at all. Raises ValueError where the place isn't free, or where the bundle couldn't be loaded again."
     path = Path(path).resolve()
-    there = _check_free(path, overwrite)
+    there = check_free(path, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent, ignore_cleanup_errors=True) as room:
         new, old = Path(room) / "new", Path(room) / "old"
@@ -442,7 +442,7 @@ def _read_facts(
                          "use the transfer_nbs that wrote it, or a newer one")
     missing, strange = [name for name in FACTS if name not in facts], [name for name in facts if name not in FACTS]
     if missing or strange:
-        raise ValueError(f"bundle.json lacks {_listed(missing) or 'nothing'} and has {_listed(strange, 3) or 'nothing'} too much; copy the bundle anew")
+        raise ValueError(f"bundle.json lacks {listed(missing) or 'nothing'} and has {listed(strange, 3) or 'nothing'} too much; copy the bundle anew")
     for name, kind in FACTS.items():
         if not isinstance(facts[name], kind) or isinstance(facts[name], bool):
             raise ValueError(f"bundle.json: {name} is of the wrong kind ({type(facts[name]).__name__}); copy the bundle anew")
@@ -489,7 +489,7 @@ def load_bundle(
         _check_weights(path / "model.safetensors", facts["weights"])
         model = _build_model(facts, spec, read_weights(path / "model.safetensors"))
         if facts["sha256"] != _digest(facts): raise ValueError("bundle.json was changed after it was written, its checksum doesn't fit; copy the bundle anew")
-    except (ValueError, TypeError, RuntimeError) as error: raise ValueError(f"{path}: {_one_line(error)}") from None
+    except (ValueError, TypeError, RuntimeError) as error: raise ValueError(f"{path}: {one_line(error)}") from None
     return Bundle(model=model, **{field.name: facts[field.name] for field in fields(Bundle) if field.name not in ("model", "spec")}, spec=spec)
 
 # %% ../nbs/31_bundle.ipynb #cell-57
@@ -533,10 +533,10 @@ def _images_of(
     place: str,  # a file, a folder or a pattern
 ) -> list[str]:  # files; none where it names nothing
     if os.path.isdir(place):
-        files = _files_below(Path(place))
+        files = files_below(Path(place))
         images = [str(file) for file in files if file.suffix.lower() in IMAGE_EXTENSIONS]
         strays = [file.relative_to(place).as_posix() for file in files if file.suffix.lower() not in IMAGE_EXTENSIONS]
-        if strays: warnings.warn(f"{place}: skipped what is no image: {_listed(strays)}", stacklevel=2)
+        if strays: warnings.warn(f"{place}: skipped what is no image: {listed(strays)}", stacklevel=2)
         return images
     if os.path.lexists(place): return [place]
     found = sorted(glob.glob(place, recursive=True)) if glob.has_magic(place) else []
@@ -590,9 +590,6 @@ def most_likely(
     return table.assign(error=errors)
 
 # %% ../nbs/31_bundle.ipynb #cell-69
-def _printable(name: str) -> str: return "".join(letter if letter.isprintable() else "\ufffd" for letter in name)
-
-
 def format_predictions(
     likely: pd.DataFrame,  # of `most_likely`
 ) -> str:  # a line for each image
@@ -602,7 +599,7 @@ def format_predictions(
     for row in likely.to_dict("records"):
         several = ", ".join(f"{row[f'class_{rank}']} {row[f'probability_{rank}']:.3f}" for rank in ranks)
         rows.append((row["file"], "-", f"error: {row['error']}") if row["error"] else (row["file"], row["answer"], several))
-    rows = [[_printable(text) for text in row] for row in rows]
+    rows = [[printable(text) for text in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     return "\n".join(f"{file:{widths[0]}}  {answer:{widths[1]}}  {rest}" for file, answer, rest in rows)
 

@@ -23,8 +23,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import minimum_spanning_tree
 from tqdm import tqdm
 
-from .split import (COLOUR_GRID, HASH_SIZE, IMAGE_EXTENSIONS, SPLIT_NAMES, TRIMS, _files_below, _in_threads, _to_rgb, class_folders,
-                                close_pairs, colour_grid, find_sides, holds_sides, perceptual_hash, same_colours, user_errors, write_file)
+from .split import (COLOUR_GRID, HASH_SIZE, IMAGE_EXTENSIONS, SPLIT_NAMES, TRIMS, files_below, in_threads, to_rgb, class_folders,
+                                close_pairs, colour_grid, find_sides, holds_sides, perceptual_hash, printable, same_colours, user_errors, write_file)
 
 # %% ../nbs/30_check.ipynb #check-14
 class Kind(NamedTuple):
@@ -177,7 +177,7 @@ def _examine(
         with _alone if image.width * image.height > LARGE else nullcontext():
             picture = ImageOps.exif_transpose(image)
             factor = min(picture.size) // LOOK
-            picture = _to_rgb(picture.reduce(factor) if factor > 1 and picture.mode in ("L", "RGB") else picture)
+            picture = to_rgb(picture.reduce(factor) if factor > 1 and picture.mode in ("L", "RGB") else picture)
     except Exception as error: return Look([explain(data, error)])
     hashes = np.concatenate([perceptual_hash(picture), perceptual_hash(ImageOps.mirror(picture), trims=(0,))])
     return Look(_oddities(image, data, suffix), mode, size, digest, np.packbits(hashes, axis=-1), colour_grid(picture).astype(np.uint8))
@@ -281,9 +281,9 @@ def list_places(
         add(beside(path), "", side)
         for inner in class_folders(path):
             classes[side].append(inner.name)
-            add(_files_below(inner), inner.name, side)
+            add(files_below(inner), inner.name, side)
     if split:  # what lies beside the sides is nobody's business, unless it is a picture
-        others = beside(folder) + [file for path in top if path.name not in sides for file in _files_below(path)]
+        others = beside(folder) + [file for path in top if path.name not in sides for file in files_below(path)]
         add((file for file in others if file.suffix.lower() in IMAGE_EXTENSIONS), "", "")
     return places, classes
 
@@ -360,7 +360,7 @@ def _check_files(
     colours, sizes = np.empty((count, COLOUR_GRID, COLOUR_GRID, 3), np.uint8), np.empty((count, 2), np.int64)
     modes = []
     def read(place): return examine(folder / place.file)
-    for place, look in zip(places, _in_threads(read, places, "reading files")):
+    for place, look in zip(places, in_threads(read, places, "reading files")):
         outside = not place.name and Path(place.file).suffix.lower() in IMAGE_EXTENSIONS
         troubles = [("outside", "")] if outside else look.troubles
         found += [_row(kind, place, detail) for kind, detail in troubles]
@@ -401,12 +401,6 @@ def check_folder(
 # %% ../nbs/30_check.ipynb #check-58
 TITLES = {"spoils": "would spoil a result", "warning": "worth a look", "note": "for your information"}
 
-def _printable(
-    text: str, # may hold control characters, and bytes that are no UTF-8
-) -> str:
-    "A text that any terminal can show."
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
-
 def format_findings(
     findings: pd.DataFrame, # of `check_folder`
     *,
@@ -425,7 +419,7 @@ def format_findings(
             lines.append(f"  {kind} ({len(rows)}): {KINDS[kind].meaning}; {rows['what_to_do'].iloc[0]}")
             lines += [f"    {_example(row)}" for row in rows.head(most).to_dict("records")]
             if len(rows) > most: lines.append(f"    and {len(rows) - most} more")
-    return "\n".join(map(_printable, lines))
+    return "\n".join(map(printable, lines))
 
 def _example(
     row: dict, # of the table

@@ -32,10 +32,10 @@ from PIL import Image, ImageOps
 from torch.nn import functional as F
 
 from .backbone import eval_mode
-from .bundle import Bundle, _printable, load_bundle, prepare_image
+from .bundle import Bundle, load_bundle, prepare_image
 from .compare import accuracy_interval, split_hash
 from .data import ImageSpec, valid_transform
-from .split import _listed, open_image
+from .split import listed, open_image, printable
 
 # %% ../nbs/32_review.ipynb #review-11
 class Judged(NamedTuple):
@@ -58,7 +58,7 @@ def judge_images(
         raise ValueError("this table is not the one that the bundle was trained with, so nobody knows which images it learned from; give that table")
     rows, names = table[table["split"] != "train"].reset_index(drop=True), list(bundle.spec.class_names)
     unknown = sorted(set(rows["class"]) - set(names))
-    if unknown: raise ValueError(f"classes {_listed(unknown)} are unknown to this model: it tells apart {_listed(names)}")
+    if unknown: raise ValueError(f"classes {listed(unknown)} are unknown to this model: it tells apart {listed(names)}")
     predicted = bundle.predict([Path(folder) / file for file in rows["file"]], device=device)
     errors = {rows["file"][index]: reason for index, reason in predicted.attrs["errors"].items()}
     kept = ~rows["file"].isin(list(errors)).to_numpy()
@@ -362,7 +362,7 @@ def fill_template(
 ) -> str:  # HTML; every text among the facts escaped, and letters that can't be printed replaced
     "Fill a template of the page."
     templates = DictLoader(dict(page=PAGE, numbers=NUMBERS, pictures=PICTURES, training=TRAINING))
-    environment = Environment(loader=templates, autoescape=True, finalize=lambda value: _printable(value) if type(value) is str else value)
+    environment = Environment(loader=templates, autoescape=True, finalize=lambda value: printable(value) if type(value) is str else value)
     return environment.get_template(name).render(facts)
 
 # %% ../nbs/32_review.ipynb #review-48

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['IMAGE_EXTENSIONS', 'SPLIT_NAMES', 'VALID_NAMES', 'HASH_SIZE', 'TRIMS', 'SAME_PICTURE', 'COLOUR_GRID', 'SAME_COLOURS',
-           'CACHE_GB', 'write_file', 'class_folders', 'holds_sides', 'find_sides', 'find_images', 'content_hash',
-           'open_image', 'perceptual_hash', 'count_differences', 'colour_grid', 'cache_folder', 'file_stamps',
-           'write_whole', 'NoRoom', 'cached', 'still_used', 'close_pairs', 'same_colours', 'find_duplicates',
-           'split_images', 'split_folder', 'user_errors', 'transfer_split']
+           'CACHE_GB', 'write_file', 'printable', 'listed', 'class_folders', 'holds_sides', 'find_sides', 'files_below',
+           'find_images', 'content_hash', 'open_image', 'to_rgb', 'perceptual_hash', 'count_differences', 'colour_grid',
+           'cache_folder', 'file_stamps', 'write_whole', 'NoRoom', 'cached', 'still_used', 'in_threads', 'close_pairs',
+           'same_colours', 'find_duplicates', 'split_images', 'split_folder', 'user_errors', 'one_line',
+           'transfer_split']
 
 # %% ../nbs/00_split.ipynb #cell-3
 import errno, hashlib, json, os, shutil, sys, tempfile, time, warnings
@@ -49,7 +50,13 @@ def write_file(
         with suppress(OSError): part.unlink()
         raise
 
-def _listed(
+def printable(
+    text: str, # may hold control characters, and bytes that are no UTF-8
+) -> str:
+    "A text that any terminal can show."
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+def listed(
     names: list, # what to list
     most: int = 20, # how many to write out
 ) -> str: # "a, b, c and 3 more"
@@ -101,7 +108,7 @@ def find_sides(
                          f"not in train: {', '.join(extra) or 'none'}; make them the same")
     return {"train": folder / "train", "valid": folder / sides[0]}
 
-def _files_below(
+def files_below(
     folder: Path, # where to look, at any depth
 ) -> list[Path]: # sorted by path, hidden files and folders left out
     "List all files in a folder and its sub-folders, linked ones too, the same on every file system."
@@ -125,7 +132,7 @@ def find_images(
     here = [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
     images, strays = {}, sorted(here, key=lambda path: path.name)
     for path in classes:
-        files = _files_below(path)
+        files = files_below(path)
         images[path.name] = [file for file in files if file.suffix.lower() in IMAGE_EXTENSIONS]
         strays += [file for file in files if file.suffix.lower() not in IMAGE_EXTENSIONS]
     if not classes:
@@ -135,12 +142,12 @@ def find_images(
         raise ValueError(f"{folder}: holds sides ({', '.join(images)}), not classes; give the folder whose sub-folders "
                          f"are the classes, such as {folder / classes[0].name}")
     empty = [name for name, files in images.items() if not files]
-    if empty: raise ValueError(f"{folder}: no images in class {_listed(empty)}; add some or remove the folder")
+    if empty: raise ValueError(f"{folder}: no images in class {listed(empty)}; add some or remove the folder")
     if len(images) == 1:
         raise ValueError(f"{folder}: only one class ({classes[0].name}), and telling classes apart needs two or more; "
                          f"expected {folder}/<class>/... with a folder for each class")
     if strays:
-        names = _listed([path.relative_to(folder).as_posix() for path in strays])
+        names = listed([path.relative_to(folder).as_posix() for path in strays])
         warnings.warn(f"{folder}: skipped what is no image of a class: {names}", stacklevel=2)
     return images
 
@@ -160,14 +167,14 @@ def open_image(
     Raises ValueError, naming the file, where it can't be decoded."""
     try:
         with open(path, "rb") as file:  # given the path, Pillow maps the file and garbles a TIFF that is to be turned
-            return _to_rgb(ImageOps.exif_transpose(Image.open(file)))
+            return to_rgb(ImageOps.exif_transpose(Image.open(file)))
     except (FileNotFoundError, PermissionError, IsADirectoryError): raise
     except Exception as error:  # a broken file makes Pillow raise almost anything
         reason = "no known image format" if isinstance(error, UnidentifiedImageError) else error
         remedy = "remove it or put a sound copy in its place"
         raise ValueError(f"{path}: can't be decoded as an image ({reason}); {remedy}") from error
 
-def _to_rgb(
+def to_rgb(
     image: Image.Image, # any mode
 ) -> Image.Image: # mode RGB
     "Bring every mode of Pillow to RGB with the full range of its values."
@@ -312,7 +319,7 @@ def _make_room(
     if used + needed > room: raise NoRoom(errno.ENOSPC, "no room for the cache; free some space or set XDG_CACHE_HOME", str(root))
 
 # %% ../nbs/00_split.ipynb #cell-42
-def _in_threads(
+def in_threads(
     function, # called with one file
     files: list[Path], # what to call it with
     title: str, # shown by the progress bar, which appears in a terminal only
@@ -333,7 +340,7 @@ def _look_at(
         return np.packbits(perceptual_hash(image), axis=-1), colour_grid(image)
     def compute():
         hashes, colours = np.empty((len(files), len(TRIMS), HASH_SIZE**2 // 8), np.uint8), np.empty((len(files), COLOUR_GRID, COLOUR_GRID, 3), np.uint8)
-        for row, looks in enumerate(_in_threads(look, files, "comparing pictures")): hashes[row], colours[row] = looks
+        for row, looks in enumerate(in_threads(look, files, "comparing pictures")): hashes[row], colours[row] = looks
         return hashes, colours
     def write(folder): np.savez(folder / "looks.npz", *compute())
     try: folder = cached("looks", f"packed {file_stamps(files)}", write, megabytes=lambda: 0.00015 * len(files))
@@ -410,7 +417,7 @@ def split_images(
     sides = {"valid": valid_fraction, **({"test": test_fraction} if test_fraction else {})}  # beside "train"
     few = [f"{name} ({len(files)})" for name, files in images.items() if len(files) <= len(sides)]
     if few:
-        raise ValueError(f"{folder}: too few images in class {_listed(few)}; each needs one on {'either' if len(sides) == 1 else 'every'} side")
+        raise ValueError(f"{folder}: too few images in class {listed(few)}; each needs one on {'either' if len(sides) == 1 else 'every'} side")
     files = [file for group in images.values() for file in group]
     table = pd.DataFrame({"file": [file.relative_to(folder).as_posix() for file in files],
                           "class": [name for name, group in images.items() for _ in group], "split": "train",
@@ -432,7 +439,7 @@ def _content_hashes(
     files: list[Path], # any
 ) -> list[str]: # 64 hexadecimal digits each
     "`content_hash` of each file, looked up where these files were read before."
-    def compute(): return list(_in_threads(content_hash, files, "reading files"))
+    def compute(): return list(in_threads(content_hash, files, "reading files"))
     def write(folder): np.save(folder / "hashes.npy", np.array(compute()))
     try: return np.load(cached("hashes", file_stamps(files), write, megabytes=lambda: 0.0003 * len(files)) / "hashes.npy").tolist()
     except NoRoom: return compute()
@@ -477,7 +484,7 @@ def _warn_of_two_labels(
     for group in table.attrs["duplicates"]:
         other = next((file for file in group if label[file] != label[group[0]]), None)
         if other: pairs.append(f"{group[0]} = {other}")
-    if pairs: warnings.warn(f"{folder}: the same picture under two labels: {_listed(pairs)}", stacklevel=3)
+    if pairs: warnings.warn(f"{folder}: the same picture under two labels: {listed(pairs)}", stacklevel=3)
 
 # %% ../nbs/00_split.ipynb #cell-61
 def split_folder(
@@ -539,15 +546,15 @@ def user_errors(
 ):
     "Turn what a user can mend into one line on standard error and exit status 2; a bug keeps its traceback."
     with warnings.catch_warnings():
-        warnings.showwarning = lambda text, *_, **__: print(f"{name}: warning: {_one_line(text)}", file=sys.stderr)
+        warnings.showwarning = lambda text, *_, **__: print(f"{name}: warning: {one_line(text)}", file=sys.stderr)
         try: yield
         except KeyboardInterrupt as stop: status, text = 130, str(stop) or "interrupted"
-        except (ValueError, OSError, ModuleNotFoundError) as error: status, text = 2, _one_line(error)
+        except (ValueError, OSError, ModuleNotFoundError) as error: status, text = 2, one_line(error)
         else: return
     print(f"{name}: {text}", file=sys.stderr)
     raise SystemExit(status)
 
-def _one_line(
+def one_line(
     error: Exception, # or a warning
 ) -> str: # its message
     "The message of an error or warning as one line, a system error as file and reason."
