@@ -306,7 +306,7 @@ from transfer_nbs.bundle import load_bundle
 load_bundle("THIS_FOLDER").predict(["photograph.jpg"])
 ```
 
-Loading it runs no code from these files, and refuses them if they were changed.
+Loading it runs no code from these files, and refuses the bundle if its weights or bundle.json were damaged or carelessly edited. This card is not checked.
 
 ## What it can't do
 
