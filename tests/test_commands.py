@@ -209,10 +209,10 @@ def test_split_is_made_once(clothes, tmp_path):
 
 
 def test_pretrain_goes_on(tmp_path):
-    tiny = ["--classes", "8", "--images", "10", "--epochs", "1", "--size", "32"]
+    tiny = ["--surfaces", "6", "--shapes", "5", "--drawings", "10", "--views", "128", "--size", "32"]
     assert run("transfer_pretrain", "--out", tmp_path / "a", *tiny).returncode == 0
     card = json.loads((tmp_path / "a" / "resnet18_formulas.json").read_text())
-    assert card["settings"]["classes"] == 8 and 0 <= card["source_accuracy"] <= 1
+    assert card["settings"]["shapes"] == 5 and card["views"] == 128 and 0 <= card["log"][-1]["source_accuracy"] <= 1
     assert (tmp_path / "a" / "resnet18_formulas.safetensors").stat().st_size < 25e6
     assert_one_line_error(run("transfer_pretrain", "--out", tmp_path / "a", *tiny, "--seed", "1"), "seed")
 

@@ -1,0 +1,87 @@
+"""What each part of the pretraining is worth: the same short pretraining with one thing changed, and a linear probe on photographs.
+
+    python benchmarks/ablations.py FOLDER... --out nbs/results/backbone
+
+Finished variants are kept, so it goes on where it stopped. Contrast sees two pictures of each thing in a batch, and as many pictures in all."""
+
+import os
+import tempfile
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import pandas as pd
+import torch
+from fastcore.script import Param, call_parse
+
+from transfer_nbs.backbone import BUNDLED_ARCH, BUNDLED_WEIGHTS, create_body
+from transfer_nbs.compare import check_writable
+from transfer_nbs.data import read_folder
+from transfer_nbs.formulas import SHAPES, SURFACES
+from transfer_nbs.pretrain import OBJECTIVES, PretrainSettings, compute_features, linear_probe, pretrain
+from transfer_nbs.split import user_errors
+from transfer_nbs.training import choose_device, choose_precision, describe_environment
+
+ALL = PretrainSettings().objectives
+SHORT = PretrainSettings(surfaces=120, shapes=240, batch_size=64, lr=0.001)  # fewer classes, because there is little time to learn them
+SPLITS = 10  # of the probe
+
+
+def without(name: str) -> str: return ",".join(other for other in ALL.split(",") if other != name)
+
+
+VARIANTS = {"as shipped": {}, "another seed": dict(seed=1)}
+VARIANTS |= {f"without {name}": dict(objectives=without(name)) for name in ALL.split(",")}
+VARIANTS |= {f"{name} alone": dict(objectives=name) for name in OBJECTIVES}
+VARIANTS |= {f"with {name}": dict(objectives=f"{ALL},{name}") for name in OBJECTIVES if name not in ALL.split(",")}
+VARIANTS |= {"classes twice": dict(surfaces=2 * SHORT.surfaces, shapes=2 * SHORT.shapes), "at most 64 pixels": dict(size=64), "at most 96 pixels": dict(size=96)}
+VARIANTS |= {f"no {name}": dict(without=name) for name in [*SURFACES, *SHAPES]}
+
+
+def settings_of(variant: str, views: int) -> PretrainSettings: return replace(SHORT, views=views, **VARIANTS[variant])
+
+
+def run_variant(name: str, views: int, folders: list[str], size: int, threads: int) -> list[dict]:
+    "A row for each folder."
+    torch.set_num_threads(threads)
+    with tempfile.TemporaryDirectory() as folder:
+        card = pretrain(Path(folder) / "run", settings_of(name, views))
+        body = create_body(BUNDLED_ARCH, weights=str(Path(folder) / "run" / BUNDLED_WEIGHTS)).to(choose_device())
+    rows = []
+    for folder in folders:
+        accuracies = linear_probe(*compute_features(body, folder, read_folder(folder), size=size), splits=range(SPLITS))
+        rows.append(dict(variant=name, views=card["views"], data=Path(folder).name, source_accuracy=card["log"][-1]["source_accuracy"], minutes=card["minutes"],
+                         accuracy=round(accuracies.mean(), 4), standard_error=round(accuracies.std(ddof=1) / len(accuracies) ** 0.5, 4)))
+    return rows
+
+
+@call_parse
+def ablations(
+    folders: Param("folders of photographs, as for transfer_compare", str, nargs="+", opt=False),
+    views: int = 200_000,  # of each variant
+    size: int = 128,  # height and width of the photographs, pixels
+    only: str = None,  # names of variants, comma separated; none: all
+    jobs: int = 1,  # variants to train at the same time
+    out: str = "runs/backbone",  # folder for the results
+):
+    "Accuracy of a linear probe after a short pretraining, with one thing changed at a time."
+    with user_errors("ablations"):
+        check_writable(out)
+        for folder in folders: read_folder(folder)  # or an error, before anything takes time
+        names = only.split(",") if only else list(VARIANTS)
+        for name in names:
+            if name not in VARIANTS: raise ValueError(f"no variant {name!r}: use {', '.join(VARIANTS)}")
+        choose_precision(choose_device())  # measured once, while nothing else runs
+        file = Path(out) / "ablations.csv"
+        rows = pd.read_csv(file).to_dict("records") if file.exists() else []
+        done = {(row["variant"], row["views"]) for row in rows}
+        todo = [name for name in names if (name, settings_of(name, views).steps * SHORT.batch_size) not in done]
+        (Path(out) / "ablations.txt").write_text(describe_environment() + "\n")
+        with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+            threads = max(1, (os.cpu_count() or 1) // jobs)
+            for run in as_completed([pool.submit(run_variant, name, views, folders, size, threads) for name in todo]):
+                for row in run.result():
+                    print("{variant:22} {views:8,} views  {data:12} {accuracy:.3f} +- {standard_error:.3f}  {minutes} min".format(**row), flush=True)
+                    rows.append(row)
+                pd.DataFrame(rows).to_csv(file, index=False)
