@@ -71,10 +71,12 @@ def convert_code(cell, name: str) -> list:
         raise SystemExit(f"{name}, cell {cell.id}: {len(shown)} figures and {len(alt)} texts for those who can't see them; "
                          "begin the cell with a line `#| fig-alt: what the figure shows` for each")
     exported = any(text.split()[0] in ("export", "exports") for text in said)
-    tags = ["remove-input"] if only_output else ["hide-input"] if shown and not exported and only_draws(source) else []
+    folded = "solution" in said or shown and not exported and only_draws(source)
+    tags = ["remove-input"] if only_output else ["hide-input"] if folded else []
     cells = []
     if exported: cells.append(nbformat.v4.new_markdown_cell("".join(f'<span id="define-{each}"></span>' for each in definitions(ast.parse(source)))))
     cells.append(nbformat.v4.new_code_cell(source, outputs=[output for output in cell.outputs if output not in shown], metadata={"tags": tags}))
+    if "solution" in said: cells[-1].metadata["mystnb"] = {"code_prompt_show": "A solution", "code_prompt_hide": "A solution"}
     for number, (output, text) in enumerate(zip(shown, alt)):
         if number: cells.append(nbformat.v4.new_code_cell("", outputs=[output], metadata={"tags": ["remove-input"]}))
         else: cells[-1].outputs = cell.outputs if len(shown) == 1 else [each for each in cell.outputs if each not in shown[1:]]

@@ -76,6 +76,16 @@ def test_outputs_are_of_a_full_run(notebook):
     assert shown or not any("pyplot" in cell.source for cell in cells), "it draws figures, and none of them is shown"
 
 
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_solutions_are_folded_and_run(notebook):
+    "A solution hides below the check that it passes, and a reader's function waits above it."
+    cells = [cell for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
+    for before, cell in zip([None, *cells], cells):
+        if not cell.source.startswith("#| solution"): continue
+        assert cell.metadata.get("jupyter") == {"source_hidden": True} and "assert check_answer(" in cell.source
+        assert "check_answer(" in before.source and "\n    ..." in before.source
+
+
 def test_readme_is_made_from_index():
     assert (ROOT / "README.md").read_text(encoding="utf-8") == readme(), "run python tests/make_readme.py"
 
