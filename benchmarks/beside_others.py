@@ -214,7 +214,7 @@ def beside_others(
         if weights in ("imagenet", "random"): raise ValueError(f"weights is {weights!r}: give bundled, or a file that all tools can load")
         create_body(arch, weights=weights)  # unknown networks and files that don't fit end here
         file = Path(bundled_weights() if weights == "bundled" else weights).resolve()
-        folder = Path(practice_folder(progress=True) if folder is None else folder).resolve()
+        folder = Path(practice_folder() if folder is None else folder).resolve()
         table = take(read_folder(folder), dict(train=train, valid=valid))
         classes = sorted(set(table["class"]))
         files = {side: [(str(folder / row.file), classes.index(row["class"])) for _, row in table[table["split"] == side].iterrows()] for side in ("train", "valid")}

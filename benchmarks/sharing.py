@@ -59,7 +59,7 @@ def sharing(
     "Time comparisons, and the same runs apart, on an idle machine."
     with user_errors("sharing"):
         check_writable(Path(out).parent)
-        table = read_folder(folder, valid_fraction=0.2) if folder else read_folder(folder := practice_folder(progress=True), valid_fraction=PRACTICE_VALID)
+        table = read_folder(folder, valid_fraction=0.2) if folder else read_folder(folder := practice_folder(), valid_fraction=PRACTICE_VALID)
         choose_precision(choose_device())  # measured once for a machine
         rows = []
         for recipes in (("bn_eval",), tuple(RECIPES)):

@@ -49,7 +49,7 @@ def shortcuts(
     with user_errors("shortcuts"):
         if seeds < 2: raise ValueError(f"seeds is {seeds}: give 2 or more")
         check_writable(out)
-        table = read_folder(folder, valid_fraction=0.2) if folder else read_folder(folder := practice_folder(progress=True), valid_fraction=PRACTICE_VALID)
+        table = read_folder(folder, valid_fraction=0.2) if folder else read_folder(folder := practice_folder(), valid_fraction=PRACTICE_VALID)
         settings, rows = CompareSettings(recipes=NAMES, arch=arch, weights=weights, size=size, seeds=seeds), []
         check_recipes(settings, num_classes=table["class"].nunique())
         for name in NAMES:

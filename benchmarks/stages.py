@@ -26,7 +26,7 @@ def stages(
     with user_errors("stages"):
         if rounds < 1: raise ValueError(f"rounds is {rounds}: give 1 or more")
         check_writable(out)
-        folder, settings = practice_folder(n=n, progress=True), CompareSettings()
+        folder, settings = practice_folder(n=n), CompareSettings()
         table, precision = read_folder(folder, valid_fraction=PRACTICE_VALID), choose_precision(choose_device())
         rows = []
         for number in range(rounds):

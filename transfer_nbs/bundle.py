@@ -35,12 +35,11 @@ from PIL import Image, ImageOps
 from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from .backbone import get_model, load_body, read_weights
 from .compare import RECIPES, accuracy_interval, split_hash
 from .data import ImageSpec, centre_view, normalize
-from .split import IMAGE_EXTENSIONS, files_below, listed, one_line, to_rgb, content_hash, open_image, printable, user_errors, write_file
+from .split import IMAGE_EXTENSIONS, files_below, listed, one_line, to_rgb, content_hash, open_image, printable, progress_bar, user_errors, write_file
 from .training import Recipe, choose_device, choose_precision, inference_copy
 
 # %% ../nbs/31_bundle.ipynb #cell-11
@@ -119,7 +118,7 @@ class Bundle:
         precision = choose_precision(device, precision="float32")
         twin = inference_copy(self.model, precision=precision).to(device)
         logits, errors = torch.full((len(images), len(self.spec.class_names)), math.nan), {}
-        with tqdm(total=len(images), unit="image", leave=False, disable=None, delay=1) as bar:
+        with progress_bar(total=len(images), unit="image") as bar:
             for kept, batch, wrong in image_batches(images, self.spec, batch_size=batch_size):
                 errors |= wrong
                 if kept: logits[kept] = twin(batch.to(device)).float().cpu()

@@ -21,9 +21,8 @@ from fastcore.script import call_parse
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import minimum_spanning_tree
-from tqdm import tqdm
 
-from .split import (COLOUR_GRID, HASH_SIZE, IMAGE_EXTENSIONS, SPLIT_NAMES, TRIMS, files_below, in_threads, to_rgb, class_folders,
+from .split import (COLOUR_GRID, HASH_SIZE, IMAGE_EXTENSIONS, SPLIT_NAMES, TRIMS, files_below, in_threads, progress_bar, to_rgb, class_folders,
                                 close_pairs, colour_grid, find_sides, holds_sides, perceptual_hash, printable, same_colours, user_errors, write_file)
 
 # %% ../nbs/30_check.ipynb #check-14
@@ -243,7 +242,7 @@ def _near_copies(
     "Pairs that look alike, thinned out to the worst ones whenever there are many."
     tiles, heap, count = -(-len(digests) // 1024), [np.empty((0, 4), np.int64)], len(digests)
     pairs = close_pairs(hashes[:, :len(TRIMS)], mirrors=hashes[:, len(TRIMS)])
-    for first, second, bits, mirrored in tqdm(pairs, total=tiles * (tiles + 1), desc="comparing pictures", leave=False, disable=None):
+    for first, second, bits, mirrored in progress_bar(pairs, total=tiles * (tiles + 1), desc="comparing pictures"):
         once = first < second
         first, second, bits = first[once], second[once], bits[once]
         alike = same_colours(colours[first], colours[second][:, :, ::-1] if mirrored else colours[second])

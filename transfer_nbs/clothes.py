@@ -23,7 +23,6 @@ from pathlib import Path
 import numpy as np
 from fastcore.script import call_parse
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
-from tqdm import tqdm
 
 # %% ../nbs/20_clothes.ipynb #cell-9
 CLASSES = ("camouflage_clothes", "normal_clothes")  # image `index` is of class `index % 2`
@@ -896,7 +895,6 @@ def make_clothes(
     size: int = 128, # width and height in pixels
     seed: int = 0, # another seed, another set of images
     workers: int | None = None, # processes; None: one for each core
-    progress: bool = False, # show a progress bar
 ) -> Path: # the folder
     """Draw the practice data: DEST/camouflage_clothes/00000.jpg, DEST/normal_clothes/00001.jpg and so on.
 
@@ -905,10 +903,11 @@ def make_clothes(
     if not 16 <= size <= 1024: raise ValueError(f"size is {size}; give 16 to 1024 pixels")
     if seed < 0: raise ValueError(f"seed is {seed}; give 0 or a larger number")
     if workers is not None and workers < 1: raise ValueError(f"workers is {workers}; give 1 or more, or leave it out")
+    from transfer_nbs.split import progress_bar  # brings pandas and SciPy, which the workers can do without
     dest = claim_folder(dest, {"source": "drawn", "n": n, "size": size, "seed": seed, "drawing": DRAWING})
     missing = sum(not image_file(dest, index).exists() for index in range(n))
     workers = min(workers or os.cpu_count() or 1, missing // 32)
-    with tqdm(total=missing, desc="drawing", unit=" images", disable=not (progress and missing)) as bar:
+    with progress_bar(total=missing, desc="drawing", unit="image") as bar:
         if workers > 1:
             for count in draw_in_workers(dest, n, size, seed, workers): bar.update(count)
         else:
@@ -921,12 +920,11 @@ def practice_folder(
     n: int = 2000, # images, half of each class
     size: int = 128, # width and height in pixels
     seed: int = 0, # another seed, another set of images
-    progress: bool = False, # show a progress bar while drawing
 ) -> Path: # DEST/<class>/<index>.jpg; treat it as read-only
     "The practice data, drawn into the user's cache folder the first time it is asked for."
     from transfer_nbs.split import cache_folder, write_whole  # brings pandas and SciPy, which the workers can do without
     folder = cache_folder() / f"clothes-{DRAWING}-n{n}-size{size}-seed{seed}"
-    write_whole(folder, lambda part: make_clothes(part, n=n, size=size, seed=seed, progress=progress))
+    write_whole(folder, lambda part: make_clothes(part, n=n, size=size, seed=seed))
     return make_clothes(folder, n=n, size=size, seed=seed)  # nothing to do, unless files were deleted
 
 # %% ../nbs/20_clothes.ipynb #cell-66
@@ -986,6 +984,6 @@ def transfer_clothes(
         count = lambda: sum(1 for _ in Path(dest).glob("*/*.*")) if Path(dest).is_dir() else 0
         before = count()
         if source == "kaggle": fetch_clothes(dest)
-        else: make_clothes(dest, n=n, size=size, seed=seed, progress=True)
+        else: make_clothes(dest, n=n, size=size, seed=seed)
         new = count() - before
         print(f"{dest}: {new} images written" if new else f"{dest}: all {before} images were there already; nothing changed")

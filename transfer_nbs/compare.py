@@ -47,7 +47,7 @@ from .concat_pooling_head import concat_pooling, deeper_head_recipe
 from .data import ImageSpec, make_loaders, read_folder
 from .discriminative_lr import discriminative_bn_frozen, discriminative_bn_trainable
 from .feature_extractor import feature_extractor
-from .split import content_hash, user_errors, write_file
+from .split import content_hash, progress_bar, user_errors, write_file
 from .training import (Phase, Recipe, check_groups, choose_device, choose_precision, describe_choices, describe_environment, fit,
                                    from_scratch, random_features, release_memory)
 
@@ -285,7 +285,7 @@ def compare(
     features = FeatureStore()
     gc.freeze()  # what was imported stays; looking through it again for each run would take a fifth of a second
     if todo and len(todo) < total: say(f"{total - len(todo)} of {total} runs are there already, going on")
-    with tqdm(total=len(todo) * settings.epochs * len(table), unit="image", leave=False, disable=None, smoothing=0.05) as bar:
+    with progress_bar(total=len(todo) * settings.epochs * len(table), unit="image", smoothing=0.05) as bar:
         for done, (seed, name) in enumerate(todo, start=1):
             bar.set_description(f"{name}, seed {seed}")
             result = run_recipe(RECIPES[name], settings, table, folder, seed=seed, features=features, bar=bar)
@@ -588,7 +588,7 @@ def transfer_compare(
         check_writable(out)
         if practice:
             print(f"practice data: {PRACTICE_IMAGES} drawn figures in camouflage or normal clothes")
-            folder = practice_folder(n=PRACTICE_IMAGES, progress=True)
+            folder = practice_folder(n=PRACTICE_IMAGES)
             table = read_folder(folder, **how)
         table, counts = table[table["split"] != "test"], table.groupby("split").size()
         print(f"{folder}: {table['class'].nunique()} classes, {counts['train']} images to train on, {counts['valid']} to check with"

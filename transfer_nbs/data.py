@@ -26,9 +26,8 @@ from PIL import Image
 from torch.nn import functional as F
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, SequentialSampler, get_worker_info
 from torchvision.transforms import v2
-from tqdm import tqdm
 
-from .split import NoRoom, cached, class_folders, file_stamps, find_images, find_sides, open_image, split_images, still_used
+from .split import NoRoom, cached, class_folders, file_stamps, find_images, find_sides, open_image, progress_bar, split_images, still_used
 
 # %% ../nbs/01_data.ipynb #cell-7
 @dataclass(frozen=True)
@@ -235,7 +234,7 @@ class ImageStore:
         def write(folder):
             shapes = []
             with (ThreadPoolExecutor() as pool, open(folder / "pixels.bin", "wb") as pixels,
-                  tqdm(total=len(self.files), desc="decoding", leave=False, disable=None) as bar):
+                  progress_bar(total=len(self.files), desc="decoding", unit="image") as bar):
                 for start in range(0, len(self.files), 256):  # so that no more than these wait for a slow disk
                     for image in pool.map(self._decode, self.files[start:start + 256]):
                         shapes.append(image.shape[:2])

@@ -25,7 +25,8 @@ import torch
 from PIL import Image, ImageDraw
 from scipy.ndimage import maximum_filter
 from torch.nn import functional as F
-from tqdm import tqdm
+
+from .split import progress_bar
 
 # %% ../nbs/21_formulas.ipynb #38b06270
 def draw_plane(
@@ -461,7 +462,7 @@ def draw_bank(
     def path(job): return folder / f"{job[0]}-{job[1]:04}.npy"
     draw = partial(_draw_class, folder=folder, drawings=drawings, size=size, seed=seed, without=without)
     todo = [job for job in jobs if not path(job).exists()]
-    bar = partial(tqdm, total=len(todo), desc="drawing", unit="class", leave=False, delay=1)
+    bar = partial(progress_bar, total=len(todo), desc="drawing", unit="class")
     workers = workers or os.cpu_count() or 1
     if workers == 1 or len(todo) * drawings < 5000:  # starting processes takes longer than drawing that few
         for job in bar(todo): draw(job)

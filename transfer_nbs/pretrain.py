@@ -31,13 +31,12 @@ from safetensors.torch import save
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from .backbone import BUNDLED_ARCH, BUNDLED_WEIGHTS, eval_mode
 from .clothes import practice_folder
 from .data import ImageDataset, ImageSpec, read_folder
 from .formulas import SHAPES, SURFACES, Bank, compose, draw_bank, random_colours
-from .split import user_errors
+from .split import progress_bar, user_errors
 from .training import Precision, choose_device, choose_precision, describe_environment, to_device
 
 # %% ../nbs/22_pretrain.ipynb #9c8a55cc
@@ -395,7 +394,7 @@ def pretrain(
         step, seconds, log = state["step"], state["seconds"], state["log"]
 
     losses, started = [], time.perf_counter()
-    for step in tqdm(range(step, settings.steps), total=settings.steps, initial=step, desc="pretraining", unit="step", leave=False, delay=1):
+    for step in progress_bar(range(step, settings.steps), total=settings.steps, initial=step, desc="pretraining", unit="step"):
         if step == stop_after: return {}
         for group in optimizer.param_groups: group["lr"] = learning_rate(step, settings)
         batch = step_batch(bank, settings, step)

@@ -6,8 +6,8 @@
 __all__ = ['IMAGE_EXTENSIONS', 'SPLIT_NAMES', 'VALID_NAMES', 'HASH_SIZE', 'TRIMS', 'SAME_PICTURE', 'COLOUR_GRID', 'SAME_COLOURS',
            'CACHE_GB', 'write_file', 'printable', 'listed', 'class_folders', 'holds_sides', 'find_sides', 'files_below',
            'find_images', 'content_hash', 'open_image', 'to_rgb', 'perceptual_hash', 'count_differences', 'colour_grid',
-           'cache_folder', 'file_stamps', 'write_whole', 'NoRoom', 'cached', 'still_used', 'in_threads', 'close_pairs',
-           'same_colours', 'find_duplicates', 'split_images', 'split_folder', 'user_errors', 'one_line',
+           'cache_folder', 'file_stamps', 'write_whole', 'NoRoom', 'cached', 'still_used', 'progress_bar', 'in_threads',
+           'close_pairs', 'same_colours', 'find_duplicates', 'split_images', 'split_folder', 'user_errors', 'one_line',
            'transfer_split']
 
 # %% ../nbs/00_split.ipynb #cell-3
@@ -319,13 +319,23 @@ def _make_room(
     if used + needed > room: raise NoRoom(errno.ENOSPC, "no room for the cache; free some space or set XDG_CACHE_HOME", str(root))
 
 # %% ../nbs/00_split.ipynb #cell-42
+def progress_bar(
+    *iterable, # what to go through, or nothing
+    **options, # of tqdm
+) -> tqdm:
+    "A progress bar for what takes longer than a second; it leaves nothing behind, and nothing is shown where the output goes to a file."
+    if type(sys.stdout).__module__.startswith("ipykernel"): options["file"] = sys.stdout # a page; what goes to stderr is red there
+    else: options["disable"] = None
+    return tqdm(*iterable, leave=False, delay=1, **options)
+
+
 def in_threads(
     function, # called with one file
     files: list[Path], # what to call it with
-    title: str, # shown by the progress bar, which appears in a terminal only
+    title: str, # shown by the progress bar
 ) -> Iterator: # the results, in the order of the files
     "Call a function for many files on all cores; reading and decoding run outside Python's lock."
-    with ThreadPoolExecutor() as pool, tqdm(total=len(files), desc=title, leave=False, disable=None) as bar:
+    with ThreadPoolExecutor() as pool, progress_bar(total=len(files), desc=title, unit="file") as bar:
         for start in range(0, len(files), 1024):  # so that no more than these wait
             for result in pool.map(function, files[start:start + 1024]):
                 bar.update()

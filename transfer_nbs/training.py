@@ -36,7 +36,7 @@ from tqdm import tqdm
 
 from .backbone import bn_layers, eval_mode, linear_head
 from .data import start_epoch
-from .split import NoRoom, cached
+from .split import NoRoom, cached, progress_bar
 
 # %% ../nbs/03_training.ipynb #cell-8
 @dataclass(frozen=True)
@@ -501,7 +501,7 @@ def fit(
     if class_weights is not None: class_weights = class_weights.to(device)
 
     images = len(train_loader.dataset) + len(valid_loader.dataset)
-    own_bar = tqdm(total=epochs * images, initial=len(history) * images, unit="image", leave=False, delay=1) if bar is None else nullcontext(bar)
+    own_bar = progress_bar(total=epochs * images, initial=len(history) * images, unit="image") if bar is None else nullcontext(bar)
     with own_bar as bar, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         if resume: _set_random_state(resume["random"], device)

@@ -1,0 +1,119 @@
+"""JupyterLab as a reader has it: each notebook is opened, run by Run All, saved and opened again, in a real browser."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))
+SLOWEST = 600  # seconds that a notebook may take, on a machine that is busy with other things
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    "Address of a JupyterLab in a copy of the project, started as the README says."
+    folder = tmp_path_factory.mktemp("lab")
+    project = folder / "project"
+    shutil.copytree(ROOT, project, ignore=shutil.ignore_patterns(".*", "runs", "build", "_docs", "*.egg-info", "__pycache__"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, **{f"JUPYTER_{name}_DIR": str(folder / name) for name in ("CONFIG", "DATA", "RUNTIME")}, "IPYTHONDIR": str(folder / "ipython")}
+    environment.pop("MPLBACKEND", None)
+    log = (folder / "log").open("w")
+    program = subprocess.Popen([Path(sys.executable).parent / "jupyter", "lab", "nbs", "--no-browser", "--allow-root", f"--port={port}", "--ServerApp.port_retries=0",
+                                "--IdentityProvider.token=secret"], cwd=project, env=environment, stdout=log, stderr=log)
+    address = f"http://127.0.0.1:{port}"
+    for _ in range(120):
+        try: urllib.request.urlopen(f"{address}/api/status?token=secret").close()
+        except OSError: time.sleep(0.5)
+        else: break
+    else: pytest.fail((folder / "log").read_text()[-3000:])
+    yield address, project / "nbs"
+    program.terminate()
+    program.wait(timeout=60)
+    log.close()
+
+
+def open_notebook(browser, address, name):
+    "A new page with the notebook, its kernel ready without anything to choose."
+    page = browser.new_context(viewport=dict(width=1200, height=900)).new_page()
+    page.goto(f"{address}/lab/workspaces/{name}/tree/{name}.ipynb?token=secret&reset")
+    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=120_000)
+    return page
+
+
+def choose(page, menu, item):
+    "An item of JupyterLab's menu."
+    page.get_by_role("menuitem", name=menu, exact=True).click()
+    page.get_by_role("menuitem", name=item).first.click()
+
+
+def code_cells(path): return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code" and cell.source]
+
+
+def kernels(address): return json.load(urllib.request.urlopen(f"{address}/api/kernels?token=secret"))
+
+
+def run_all(page, address, path):
+    "Run all cells, and save when the kernel has had nothing to do for some seconds; the code cells."
+    for cell in code_cells(path): assert cell.execution_count is None
+    choose(page, "Run", "Run All Cells")
+    page.wait_for_timeout(2000)
+    idle, deadline = 0, time.monotonic() + SLOWEST
+    while idle < 12:
+        assert time.monotonic() < deadline, f"not done in {SLOWEST} seconds"
+        page.wait_for_timeout(250)
+        idle = idle + 1 if all(kernel["execution_state"] == "idle" for kernel in kernels(address)) else 0
+    choose(page, "File", "Save Notebook")
+    page.wait_for_selector(".lm-DockPanel-tabBar .jp-mod-current:not(.jp-mod-dirty)")
+    page.wait_for_timeout(1000)
+    cells = code_cells(path)
+    for cell in cells:
+        for output in cell.outputs: assert output.output_type != "error", "\n".join(output.traceback)
+    return cells
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_run_all(notebook, lab, browser):
+    address, folder = lab
+    page = open_notebook(browser, address, notebook.stem)
+    cells = run_all(page, address, folder / notebook.name)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert not [output.text for cell in cells for output in cell.outputs if output.get("name") == "stderr"]
+    assert not page.locator(".jp-Dialog").count()
+    page.context.close()
+
+    page = open_notebook(browser, address, notebook.stem)  # as if on another day
+    assert not page.locator(".jp-Dialog").count()
+    assert [cell.outputs for cell in code_cells(folder / notebook.name)] == [cell.outputs for cell in cells]
+    page.context.close()
+    for kernel in kernels(address):
+        urllib.request.urlopen(urllib.request.Request(f"{address}/api/kernels/{kernel['id']}?token=secret", method="DELETE")).close()
+
+
+def test_progress_bar(lab, browser):
+    "A bar is seen while something takes long, in the colours of ordinary output, and nothing is left of it."
+    address, folder = lab
+    source = ("import time\nfrom transfer_nbs.split import progress_bar\n"
+              "for _ in progress_bar(range(60), desc='looking'): time.sleep(0.1)\nprint('done')")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)], metadata=dict(kernelspec=dict(name="python3", display_name="python3", language="python")))
+    nbformat.write(notebook, folder / "bar.ipynb")
+    page = open_notebook(browser, address, "bar")
+    choose(page, "Run", "Run All Cells")
+    bar = page.locator(".jp-OutputArea-output", has_text="looking:")
+    bar.wait_for(timeout=60_000)
+    assert bar.get_attribute("data-mime-type") == "application/vnd.jupyter.stdout"  # stderr has a red ground
+    page.locator(".jp-OutputArea-output", has_text="done").wait_for(timeout=60_000)
+    page.wait_for_timeout(1000)
+    assert page.locator(".jp-OutputArea-output").inner_text().split() == ["done"]
+    page.context.close()
