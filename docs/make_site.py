@@ -20,8 +20,9 @@ from reference import api_pages, commands_page, definitions
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))
+EXPORTING = [path for path in NOTEBOOKS if '"#| default_exp ' in path.read_text(encoding="utf-8")]  # the others answer a question, or list words
 GIT = f"{settings['git_url']}/blob/{settings['branch']}"
-PARTS = {"0": "The path", "1": "The path", "2": "The workshop", "3": "Your own images"}
+PARTS = {"0": "The path", "1": "The path", "2": "The workshop", "3": "Your own images", "4": "Questions", "9": "Reference"}
 PICTURE = re.compile(r"!\[[^]]+\]\(([^):]+)\)")  # in the prose, from a file beside the notebooks
 CHART_WHITE = 0.7  # share of white pixels from which a figure is a chart, whose colours may be turned over for dark mode; pictures have less
 
@@ -104,10 +105,11 @@ def convert(path: Path):
 
 
 def page_links(name: str) -> str:
-    "Where a page can be run, had and mended."
+    "Where a page can be run, had and mended, and where the module is described that it exports."
+    reference = f' <a href="api/{name[3:-6]}.html">Its reference</a>' if ROOT / "nbs" / name in EXPORTING else ""
     colab = f"https://colab.research.google.com/github/{settings['user']}/{settings['repo']}/blob/{settings['branch']}/nbs/{name}"
     return (f'\n\n<p class="page-links"><a href="{colab}">Open in Colab</a> <a href="notebooks/{name}" download>Download the notebook</a> '
-            f'<a href="{settings["git_url"]}/edit/{settings["branch"]}/nbs/{name}">Edit this page</a> <a href="api/{name[3:-6]}.html">Its reference</a></p>\n\n')
+            f'<a href="{settings["git_url"]}/edit/{settings["branch"]}/nbs/{name}">Edit this page</a>{reference}</p>\n\n')
 
 
 def toctrees(pages: dict) -> str:
@@ -115,7 +117,7 @@ def toctrees(pages: dict) -> str:
     parts = {}
     for name, notebook in pages.items():
         if name != "index": parts.setdefault(PARTS.get(name[0], "More"), []).append(f"{name[:2]} {title_and_promise(notebook)[0]} <{name}>")
-    parts["Reference"] = ["api/index", "commands"]
+    parts["Reference"] = ["api/index", "commands", *parts.pop("Reference", [])]
     return "\n\n".join("```{toctree}\n:hidden:\n:caption: " + caption + "\n\n" + "\n".join(listed) + "\n```" for caption, listed in parts.items())
 
 
@@ -167,7 +169,7 @@ def write_sources(folder: Path) -> None:
     for file in {file for notebook in pages.values() for cell in notebook.cells if cell.cell_type == "markdown" for file in PICTURE.findall(cell.source)}:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / "nbs" / file, folder / file)
-    for name, text in {**api_pages(NOTEBOOKS), "commands": commands_page()}.items(): (folder / f"{name}.md").write_text(text, encoding="utf-8")
+    for name, text in {**api_pages(EXPORTING), "commands": commands_page()}.items(): (folder / f"{name}.md").write_text(text, encoding="utf-8")
     (extra / "llms.txt").write_text(llms(pages), encoding="utf-8")
 
 
