@@ -35,9 +35,10 @@ def check_answer(
         try: given = answer(*arguments)
         except Exception as error: given = error
         if not equal(given, expected):
-            called = f"{answer.__name__}({', '.join(reprlib.repr(argument) for argument in arguments)})"
-            outcome = f"raises {given!r}" if isinstance(given, Exception) else f"gives {reprlib.repr(given)}"
-            wanted = f"raise {expected.__name__}" if inspect.isclass(expected) else f"give {reprlib.repr(expected)}"
+            def shown(value): return " ".join(reprlib.repr(value).split())
+            called = f"{answer.__name__}({', '.join(map(shown, arguments))})"
+            outcome = f"raises {given!r}" if isinstance(given, Exception) else f"gives {shown(given)}"
+            wanted = f"raise {expected.__name__}" if inspect.isclass(expected) else f"give {shown(expected)}"
             print(f"not yet: {called} {outcome}, and should {wanted}")
             return False
         right += 1
