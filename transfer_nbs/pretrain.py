@@ -332,8 +332,8 @@ def card_text(
     def shown(value): return "" if value is None else f"{value:.1%}"
     return "\n".join([
         f"# {card['weights']}", "", "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items()), "",
-        "Good for: learning transfer learning, trying it without a network connection, tests, and as a start that is better than none where nothing else may be used.",
-        "Not good for: results that matter. Weights from ImageNet know far more about photographs.", "",
+        "Good for: learning transfer learning, trying it without a network connection, tests, and as a start where things are told by their outline and no other weights may be used.",
+        "Not good for: what is told by fine detail. There, weights from ImageNet know far more. No photograph, person or name was seen in training, so nothing is known about them, either.", "",
         *_measurements(card), "## How it learned", "",
         f"Source accuracy: of {settings['shapes'] * settings['held_out']:,} pictures of drawings that were held out; guessing gives {1 / settings['shapes']:.1%}. "
         "Practice accuracy: of a linear probe on 400 images of the practice data, by the averages of the body's maps; guessing gives 50%.", "",
