@@ -42,7 +42,7 @@ def set_bn_eval(
         layer.train = partial(_stay_in_eval, layer)
         layer.eval()
 
-
+# %% ../nbs/05_bn_eval.ipynb #ex05-10
 def set_bn_train(
     module: nn.Module,  # any module, or a BN layer itself
 ) -> None:
@@ -79,7 +79,7 @@ def why_no_function(
         return "this body has dropout in train mode, so its features depend on chance: call eval() on it first"
     return ""
 
-
+# %% ../nbs/05_bn_eval.ipynb #ex05-28
 @torch.no_grad()
 def feature_batches(
     body: nn.Module,  # frozen, its BN layers in eval mode
@@ -98,7 +98,6 @@ def feature_batches(
     for images, labels in loader:
         with precision.autocast(device): features = twin(to_device(images, device, precision))
         yield features, labels
-
 
 # %% ../nbs/05_bn_eval.ipynb #new-10010530
 class FrozenBody:
@@ -156,13 +155,13 @@ class FrozenBody:
         if not computed: self.store.seconds += json.loads((folder / "facts.json").read_text())["seconds"]
         return StoredFeatures(folder, loader)
 
-
+# %% ../nbs/05_bn_eval.ipynb #ex05-37
 def _chunks(count: int, size: int) -> list[range]:
     "Images to compute together: 64, or 32 where they are large."
     length = 64 if size <= 160 else 32
     return [range(start, min(start + length, count)) for start in range(0, count, length)]
 
-
+# %% ../nbs/05_bn_eval.ipynb #ex05-39
 class StoredFeatures:
     "Batches of features, read from a mapped file in the order of a loader."
     def __init__(
@@ -181,7 +180,7 @@ class StoredFeatures:
             every = torch.from_file(str(self.file), size=torch.Size(self.shape).numel(), dtype=self.dtype).view(self.shape)
             yield every[indices].permute(0, 3, 1, 2), self.loader.dataset.labels[indices]
 
-
+# %% ../nbs/05_bn_eval.ipynb #ex05-41
 class FeatureStore:
     "Features of frozen bodies, computed once for the same weights and crops, which are the same for every run."
     def __init__(

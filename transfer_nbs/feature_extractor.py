@@ -18,14 +18,14 @@ def freeze(
     "Stop every parameter in a module from learning. Its buffers are another matter: see below."
     for parameter in module.parameters(): parameter.requires_grad_(False)
 
-
+# %% ../nbs/04_feature_extractor.ipynb #ex04-03
 def unfreeze(
     module: nn.Module,  # what may learn again
 ) -> None:
     "Let every parameter in a module learn."
     for parameter in module.parameters(): parameter.requires_grad_(True)
 
-
+# %% ../nbs/04_feature_extractor.ipynb #ex04-05
 def count_trainable(
     module: nn.Module,
 ) -> int:  # numbers, not tensors
@@ -42,7 +42,7 @@ def snapshot(
     "A copy of everything that a module holds, to compare with later."
     return {name: value.detach().clone() for name, value in module.state_dict().items()}
 
-
+# %% ../nbs/04_feature_extractor.ipynb #ex04-15
 def verify_frozen(
     module: nn.Module,
     before: dict[str, torch.Tensor],  # from `snapshot`, when it was as it should have stayed
