@@ -61,7 +61,7 @@ def run_variant(name: str, views: int, folders: list[str], size: int, threads: i
 @call_parse
 def ablations(
     folders: Param("folders of photographs, as for transfer_compare", str, nargs="+", opt=False),
-    views: int = 80_000,  # of each variant
+    views: int = 160_000,  # of each variant
     size: int = 128,  # height and width of the photographs, pixels
     only: str = None,  # names of variants, comma separated; none: all
     jobs: int = 1,  # variants to train at the same time
