@@ -7,12 +7,21 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def browser():
-    "Chromium or Chrome, as the system or playwright has it; without one, the tests that need it are skipped."
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed")
-    with playwright.sync_playwright() as driver:
-        program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-        if not program and not os.path.exists(driver.chromium.executable_path): pytest.skip("no Chromium or Chrome is installed")
-        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
+def chromium():
+    "Chromium or Chrome, as the system or playwright has it; None without one."
+    try: from playwright.sync_api import sync_playwright
+    except ImportError: return None
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program: return program
+    with sync_playwright() as driver: return driver.chromium.executable_path if os.path.exists(driver.chromium.executable_path) else None
+
+
+@pytest.fixture(scope="session")
+def browser(chromium):
+    "A browser; without one, the tests that need it are skipped."
+    if not chromium: pytest.skip("no Chromium or Chrome is installed, or no playwright")
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield browser
         browser.close()
