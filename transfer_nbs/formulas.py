@@ -26,7 +26,7 @@ from PIL import Image, ImageDraw
 from scipy.ndimage import maximum_filter
 from torch.nn import functional as F
 
-from .split import progress_bar
+from .split import progress_bar, write_file
 
 # %% ../nbs/21_formulas.ipynb #38b06270
 def draw_plane(
@@ -452,12 +452,11 @@ def draw_bank(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     settings = dict(formulas=FORMULAS, surfaces=surfaces, shapes=shapes, drawings=drawings, size=size, seed=seed, without=list(without))
-    said, part = folder / "bank.json", folder / "bank.json.part"
+    said = folder / "bank.json"
     if said.exists() and (old := json.loads(said.read_text())) != settings:
         wrong = next(name for name in settings if old.get(name) != settings[name])
         raise ValueError(f"{folder} was drawn with {wrong}={old.get(wrong)}, not {settings[wrong]}: choose another folder or delete it")
-    part.write_text(json.dumps(settings))
-    part.replace(said)
+    write_file(said, json.dumps(settings))
     jobs = [("surface", label) for label in range(surfaces)] + [("shape", label) for label in range(shapes)]
     def path(job): return folder / f"{job[0]}-{job[1]:04}.npy"
     draw = partial(_draw_class, folder=folder, drawings=drawings, size=size, seed=seed, without=without)

@@ -36,7 +36,7 @@ from .backbone import BUNDLED_ARCH, BUNDLED_WEIGHTS, eval_mode
 from .clothes import practice_folder
 from .data import ImageDataset, ImageSpec, read_folder
 from .formulas import SHAPES, SURFACES, Bank, compose, draw_bank, random_colours
-from .split import progress_bar, user_errors
+from .split import progress_bar, user_errors, write_file
 from .training import Precision, choose_device, choose_precision, describe_environment, to_device
 
 # %% ../nbs/22_pretrain.ipynb #9c8a55cc
@@ -343,12 +343,6 @@ def card_text(
           for row in (log[place] for place in places)), ""])
 
 # %% ../nbs/22_pretrain.ipynb #27d8b6c9
-def _write_whole(path: Path, content: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    part.replace(path)
-
-
 def _check_folder(out: Path, settings: PretrainSettings) -> None:
     out.mkdir(parents=True, exist_ok=True)
     said, new = out / "settings.json", asdict(settings)
@@ -356,7 +350,7 @@ def _check_folder(out: Path, settings: PretrainSettings) -> None:
     if said.exists() and (old := json.loads(said.read_text())) != new:
         wrong = next(name for name in new if old.get(name) != new[name])
         raise ValueError(f"{out} holds a run with {wrong}={old.get(wrong)}, not {new[wrong]}: choose another --out or delete it")
-    _write_whole(said, json.dumps(new, indent=1).encode())
+    write_file(said, json.dumps(new, indent=1).encode())
 
 
 def pretrain(
@@ -414,19 +408,19 @@ def pretrain(
                             losses={name: round(mean, 4) for name, mean in means.items()}, source_accuracy=told, practice_accuracy=practice_accuracy(learner)))
             buffer = io.BytesIO()
             torch.save(dict(learner=learner.state_dict(), optimizer=optimizer.state_dict(), step=step + 1, seconds=seconds, log=log), buffer)
-            _write_whole(checkpoint, buffer.getvalue())
+            write_file(checkpoint, buffer.getvalue())
             losses, started = [], time.perf_counter()
 
     weights = {name: value.detach().cpu().contiguous() for name, value in learner.body.state_dict().items()}
-    _write_whole(weights_file, save({name: value.half() if value.is_floating_point() else value for name, value in weights.items()}))
+    write_file(weights_file, save({name: value.half() if value.is_floating_point() else value for name, value in weights.items()}))
     card = dict(
         weights=BUNDLED_WEIGHTS, arch=BUNDLED_ARCH, settings=asdict(settings), surfaces=[name for name in SURFACES if name not in without],
         shapes=[name for name in SHAPES if name not in without], views=settings.steps * settings.batch_size, minutes=round(seconds / 60, 1),
         hardware=describe_environment(), date=date.today().isoformat(),
         versions=dict(transfer_nbs=version("transfer_nbs"), torch=torch.__version__, python=platform.python_version()),
         mean=IMAGENET_MEAN, std=IMAGENET_STD, log=log)
-    _write_whole(weights_file.with_suffix(".md"), card_text(card).encode())
-    _write_whole(card_file, (json.dumps(card, indent=1) + "\n").encode())
+    write_file(weights_file.with_suffix(".md"), card_text(card).encode())
+    write_file(card_file, (json.dumps(card, indent=1) + "\n").encode())
     shutil.rmtree(out / "drawings")
     return card
 
