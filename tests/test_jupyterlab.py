@@ -31,6 +31,7 @@ def lab(tmp_path_factory):
         port = free.getsockname()[1]
     environment = {**os.environ, **{f"JUPYTER_{name}_DIR": str(folder / name) for name in ("CONFIG", "DATA", "RUNTIME")}, "IPYTHONDIR": str(folder / "ipython")}
     environment.pop("MPLBACKEND", None)
+    environment["TQDM_DISABLE"] = "1"  # but for the test of the bar
     log = (folder / "log").open("w")
     program = subprocess.Popen([Path(sys.executable).parent / "jupyter", "lab", "nbs", "--no-browser", "--allow-root", f"--port={port}", "--ServerApp.port_retries=0",
                                 "--IdentityProvider.token=secret"], cwd=project, env=environment, stdout=log, stderr=log)
@@ -111,7 +112,7 @@ def test_run_all(notebook, lab, browser):
 def test_progress_bar(lab, browser):
     "A bar is seen while something takes long, in the colours of ordinary output, and nothing is left of it."
     address, folder = lab
-    source = ("import time\nfrom transfer_nbs.split import progress_bar\n"
+    source = ("import os, time\nos.environ.pop('TQDM_DISABLE')\nfrom transfer_nbs.split import progress_bar\n"
               "for _ in progress_bar(range(60), desc='looking'): time.sleep(0.1)\nprint('done')")
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)], metadata=dict(kernelspec=dict(name="python3", display_name="python3", language="python")))
     nbformat.write(notebook, folder / "bar.ipynb")
