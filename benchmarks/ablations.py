@@ -20,7 +20,7 @@ from transfer_nbs.compare import check_writable
 from transfer_nbs.data import read_folder
 from transfer_nbs.formulas import SHAPES, SURFACES
 from transfer_nbs.pretrain import OBJECTIVES, PretrainSettings, compute_features, linear_probe, pretrain
-from transfer_nbs.split import user_errors
+from transfer_nbs.split import user_errors, write_file
 from transfer_nbs.training import choose_device, choose_precision, describe_environment
 
 SHORT = PretrainSettings(surfaces=48, shapes=96, draw_size=96, size=64, batch_size=64, lr=0.001)  # small, because there is little time to learn
@@ -79,7 +79,7 @@ def ablations(
         rows = pd.read_csv(file).to_dict("records") if file.exists() else []
         done = {(row["variant"], row["views"]) for row in rows}
         todo = [name for name in names if (name, settings_of(name, views).steps * SHORT.batch_size) not in done]
-        (Path(out) / "ablations.txt").write_text(describe_environment() + "\n")
+        write_file(Path(out) / "ablations.txt", describe_environment() + "\n")
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
             threads = max(1, (os.cpu_count() or 1) // jobs)
             for run in as_completed([pool.submit(run_variant, name, views, folders, size, threads) for name in todo]):

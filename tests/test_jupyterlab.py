@@ -67,6 +67,16 @@ def code_cells(path): return [cell for cell in nbformat.read(path, as_version=4)
 def kernels(address): return json.load(urllib.request.urlopen(f"{address}/api/kernels?token=secret"))
 
 
+def save(page, path):
+    "Write what the page holds to the file; its code cells."
+    before = path.stat().st_mtime_ns
+    choose(page, "File", "Save Notebook")
+    for _ in range(100):
+        page.wait_for_timeout(200)
+        if path.stat().st_mtime_ns != before and not page.locator(".lm-DockPanel-tabBar .lm-mod-current.jp-mod-dirty").count(): return code_cells(path)
+    pytest.fail(f"{path.name} was not saved")
+
+
 def run_all(page, address, path):
     "Run all cells, and save when the kernel has had nothing to do for some seconds; the code cells."
     for cell in code_cells(path): assert cell.execution_count is None
@@ -81,10 +91,7 @@ def run_all(page, address, path):
         while idle < 12:
             page.wait_for_timeout(250)
             idle = idle + 1 if all(kernel["execution_state"] == "idle" for kernel in kernels(address)) else 0
-        choose(page, "File", "Save Notebook")
-        page.wait_for_selector(".lm-DockPanel-tabBar .jp-mod-current:not(.jp-mod-dirty)")
-        page.wait_for_timeout(1000)
-        cells = code_cells(path)
+        cells = save(page, path)
         for cell in cells:
             for output in cell.outputs: assert output.output_type != "error", "\n".join(output.traceback)
         if all(cell.execution_count for cell in cells): return cells
@@ -103,7 +110,8 @@ def test_run_all(notebook, lab, browser):
 
     page = open_notebook(browser, address, notebook.stem)  # as if on another day
     assert not page.locator(".jp-Dialog").count()
-    assert [cell.outputs for cell in code_cells(folder / notebook.name)] == [cell.outputs for cell in cells]
+    again = save(page, folder / notebook.name)  # what is written now is what the page could read
+    assert [(cell.execution_count, cell.outputs) for cell in again] == [(cell.execution_count, cell.outputs) for cell in cells]
     page.context.close()
     for kernel in kernels(address):
         urllib.request.urlopen(urllib.request.Request(f"{address}/api/kernels/{kernel['id']}?token=secret", method="DELETE")).close()
