@@ -122,7 +122,8 @@ class PretrainSettings:
         for name, value in asdict(self).items():
             if isinstance(value, int | float) and name != "seed" and value <= 0: raise ValueError(f"{name} is {value}: it must be above 0")
         if self.held_out >= self.drawings: raise ValueError(f"held_out is {self.held_out}: it must be below drawings ({self.drawings})")
-        if self.shapes < 2: raise ValueError(f"shapes is {self.shapes}: give 2 or more")
+        for name, least in (("shapes", 2), ("batch_size", 2), ("size", 32), ("views", self.batch_size)):
+            if getattr(self, name) < least: raise ValueError(f"{name} is {getattr(self, name)}: give {least} or more" + ", at least a batch" * (name == "views"))
         for what, said, known in (("objective", self.objectives, OBJECTIVES), ("family", self.without, {**SURFACES, **SHAPES})):
             for name in said.split(",") if said or what == "objective" else ():
                 if name not in known: raise ValueError(f"no {what} {name!r}: use {', '.join(known)}")
@@ -131,7 +132,7 @@ class PretrainSettings:
     def copies(self) -> int: return 2 if "contrast" in self.objectives.split(",") else 1  # pictures of each thing in a batch
 
     @property
-    def steps(self) -> int: return max(1, self.views // self.batch_size)
+    def steps(self) -> int: return self.views // self.batch_size
 
 # %% ../nbs/22_pretrain.ipynb #3de5c1ad
 class Batch(NamedTuple):
