@@ -240,7 +240,7 @@ def _logits_and_labels(
     for index, reason in errors.items(): raise ValueError(f"{files[index]}: {reason}")
     return logits, torch.tensor([bundle.spec.class_names.index(name) for name in classes])
 
-
+# %% ../nbs/31_bundle.ipynb #fc357f1c
 def measure(
     bundle: Bundle,
     files: Sequence[str | Path],
@@ -249,7 +249,7 @@ def measure(
     "How good a bundle's predictions are on some images. Raises ValueError for unknown classes and for files that can't be read."
     return _results(*_logits_and_labels(bundle, files, classes), bundle.temperature)
 
-
+# %% ../nbs/31_bundle.ipynb #19613234
 def describe_settings(
     settings: dict,  # of a training, as JSON can hold it
 ) -> dict:
@@ -319,7 +319,7 @@ measured on pictures from the folder that it was trained on; on others it is oft
 Everything is in `bundle.json` as well, with the digest of the split and the versions of all that took part.
 """
 
-
+# %% ../nbs/31_bundle.ipynb #c345a159
 def _choices(
     settings: dict,  # of a bundle
 ) -> list[str]:  # sentences
@@ -377,7 +377,7 @@ def _tensors(
 ) -> dict[str, torch.Tensor]:  # on the CPU, in plain memory order
     return {name: value.detach().cpu().contiguous() for name, value in bundle.model.state_dict().items()}
 
-
+# %% ../nbs/31_bundle.ipynb #6522ea4a
 def check_free(
     path: Path,  # where a bundle is to be
     overwrite: bool,
@@ -390,7 +390,7 @@ def check_free(
     if not overwrite: raise ValueError(f"{path}: holds a bundle already; choose another folder or say that it may be overwritten")
     return True
 
-
+# %% ../nbs/31_bundle.ipynb #4186abad
 def save_bundle(
     bundle: Bundle,
     path: str | Path,  # the folder to make
@@ -449,7 +449,7 @@ def _read_facts(
     if facts["head"] not in HEADS: raise ValueError(f"unknown head {facts['head']!r}; this transfer_nbs has {', '.join(HEADS)}")
     return facts
 
-
+# %% ../nbs/31_bundle.ipynb #b0e2d65e
 def _check_weights(
     path: Path,  # of model.safetensors
     said: dict,  # "sha256" and "bytes"
@@ -475,7 +475,7 @@ def _build_model(
     load_body(model, tensors, source="the tensors of model.safetensors")
     return model.eval()
 
-
+# %% ../nbs/31_bundle.ipynb #f8065429
 def load_bundle(
     path: str | Path,  # the folder of a bundle
 ) -> Bundle:
@@ -620,7 +620,7 @@ def _check_file(
     try: tempfile.TemporaryFile(dir=Path(file).parent).close()
     except OSError as error: raise ValueError(f"can't write {file} ({error.strerror}): choose another file") from None
 
-
+# %% ../nbs/31_bundle.ipynb #3bcc061c
 @call_parse
 def transfer_predict(
     bundle: str,  # folder of a trained model, with bundle.json in it

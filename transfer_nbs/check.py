@@ -144,6 +144,7 @@ class Look(NamedTuple):
     hashes: np.ndarray | None = None # (4, 32) of uint8: those of `perceptual_hash`, and that of the mirrored picture
     colours: np.ndarray | None = None # (4, 4, 3) of uint8
 
+# %% ../nbs/30_check.ipynb #90bddc26
 def examine(
     path: Path, # any file
 ) -> Look:
@@ -155,6 +156,7 @@ def examine(
             return _examine(file if os.fstat(file.fileno()).st_size > IN_MEMORY else io.BytesIO(file.read()), path.suffix)
     except (OSError, MemoryError) as error: return Look([("unreadable", getattr(error, "strerror", None) or type(error).__name__)])
 
+# %% ../nbs/30_check.ipynb #33b5e713
 def _stray(
     file: io.BufferedIOBase, # without a picture's extension
 ) -> tuple[str, str]: # kind, and what there is to say
@@ -232,6 +234,7 @@ def find_copies(
               if one in worst and worst[one][1] < COPY_SEVERITY.index("copies")]
     return pd.DataFrame(np.concatenate([near, same, np.array(shared, int).reshape(-1, 5)]), columns=["first", "second", "severity", "way", "bits"])
 
+# %% ../nbs/30_check.ipynb #c5ee57c0
 def _near_copies(
     digests: np.ndarray, # (N, 32), as all of these in `find_copies`
     hashes: np.ndarray, # (N, 4, 32)
@@ -312,6 +315,7 @@ def _check_layout(
         if len(names) == 1: rows.append(_row("layout", Place("", names[0], side), f"only one class ({names[0]}), and telling classes apart needs two or more"))
     return rows
 
+# %% ../nbs/30_check.ipynb #88a8071e
 def _check_classes(
     classes: dict[str, list[str]], # side -> names
     counts: Counter, # (side, name) -> pictures that can be decoded
@@ -337,6 +341,7 @@ def _check_sizes(
     return [_row(kind, pictures[row], f"{sizes[row][0]} x {sizes[row][1]} pixels, the middle picture about {middle:.0f} x {middle:.0f}")
             for kind, far in (("small", sides * FAR < middle), ("large", sides > middle * FAR)) for row in np.flatnonzero(far)]
 
+# %% ../nbs/30_check.ipynb #3b6908d3
 def _copy_rows(
     pictures: list[Place], # in the order of the rows that `copies` names
     copies: pd.DataFrame, # of `find_copies`
@@ -349,6 +354,7 @@ def _copy_rows(
         rows += [_row(kind, pictures[first], detail, pictures[second]) for kind in kinds]
     return rows
 
+# %% ../nbs/30_check.ipynb #ca813828
 def _check_files(
     folder: Path, # that is checked
     places: list[Place], # all of its files
@@ -459,6 +465,7 @@ def quarantine_files(
         moved.append(row["file"])
     return moved
 
+# %% ../nbs/30_check.ipynb #2b934670
 def restore_files(
     moved: str | Path, # moved.jsonl of `quarantine_files`, in its folder
     folder: str | Path, # where the files are to go back to
@@ -483,6 +490,7 @@ def restore_files(
     moved.unlink()
     return back
 
+# %% ../nbs/30_check.ipynb #4cc187e6
 def _check_free(
     path: Path, # where a file is to go
 ) -> None:
@@ -526,6 +534,7 @@ def _check_report(
     with open(path, "rb") if path.is_file() else nullcontext() as file: ours = file is not None and file.read(len(begins)) == begins.encode()
     if not ours: raise ValueError(f"{path}: is there already and isn't a report of transfer_check; choose another name")
 
+# %% ../nbs/30_check.ipynb #23765f6d
 @call_parse
 def transfer_check(
     folder: str, # folder of images, FOLDER/<class>/... or FOLDER/train/<class>/... with valid, test; only read

@@ -43,6 +43,7 @@ def rgb(
     "The colours as numbers."
     return np.array([[int(code[i:i + 2], 16) for i in (0, 2, 4)] for code in codes.split()], dtype=np.float32)
 
+# %% ../nbs/20_clothes.ipynb #709b150c
 def invent_colours(
     rng: np.random.Generator, # where the dice come from
     k: int, # how many
@@ -88,6 +89,7 @@ def layer(
         index[field > np.quantile(field[::3, ::3], 1 - shares[k] / shares[:k + 1].sum())] = k
     return index
 
+# %% ../nbs/20_clothes.ipynb #a774cfa9
 def blotches(rng, shares, cells, side, stretch=1.):
     "Woodland: rounded blotches with frayed edges; stretched sideways, they are the brush strokes of the desert."
     size = np.array([cells / stretch ** .5, cells * stretch ** .5])
@@ -137,6 +139,7 @@ def bands(
     "Cut each period into bands as wide as the shares."
     return np.searchsorted(np.cumsum(shares)[:-1], phase % 1).astype(np.uint8)
 
+# %% ../nbs/20_clothes.ipynb #7644c0b6
 def plain(rng, shares, cells, side):
     "One colour; each is chosen as often as its share says."
     return np.full((side, side), rng.choice(len(shares), p=shares), dtype=np.uint8)
@@ -171,6 +174,7 @@ def gradient(rng, shares, cells, side):
     _, v = grid(side, rng.uniform(0, 2 * np.pi))
     return np.interp(1.5 * v + .5, np.cumsum(shares) - shares / 2, np.arange(len(shares)))
 
+# %% ../nbs/20_clothes.ipynb #3c5e9a5a
 def scattered(
     rng: np.random.Generator, # where the dice come from
     u: np.ndarray, # (side, side)
@@ -211,6 +215,7 @@ def florals(rng, shares, cells, side):
 
 NORMAL = {plain: .07, denim: .06, stripes: .19, checks: .19, dots: .15, florals: .2, blocks: .08, gradient: .06}
 
+# %% ../nbs/20_clothes.ipynb #0e09b2d8
 def pick(
     rng: np.random.Generator, # where the dice come from
     table: dict, # thing: how often
@@ -261,6 +266,7 @@ def blend(
     image = to_image(first + field * (np.asarray(second, dtype=np.float32) - first))
     return image.resize((2 * image.width, 2 * image.height), Image.Resampling.BILINEAR)
 
+# %% ../nbs/20_clothes.ipynb #77d11ae1
 def studio(rng, colours, side):
     "Paper with a light on it."
     y, x = np.linspace(-rng.uniform(.2, .6), .6, side // 2), np.linspace(-rng.uniform(.2, .8), .5, side // 2)
@@ -290,6 +296,7 @@ def brick(rng, colours, side):
             draw.rectangle([x, y, x + w - gap, y + h - gap], fill=tint(colours[0], rng.uniform(.82, 1.12)))
     return image
 
+# %% ../nbs/20_clothes.ipynb #3af75cee
 def sky(rng, colours, side):
     "Clouds over three hills."
     blue = rgb("8fc1e8 b9d3e6 6fa6d8 cfd6dc f3cfa8 a7b6c9")[rng.integers(6)]
@@ -313,6 +320,7 @@ def foliage(rng, colours, side):
     for leaf, light, k in zip(leaves.reshape(n, 8).tolist(), shade, which): draw.polygon(leaf, fill=tint(colours[k], light))
     return image
 
+# %% ../nbs/20_clothes.ipynb #ae7e7c16
 def forest(rng, colours, side):
     "Trunks in the haze, a floor of leaves."
     light = .6 * noise(rng, side // 2, 7) + .5 * noise(rng, side // 2, 25)
@@ -339,6 +347,7 @@ def bushes(rng, colours, side):
             draw.ellipse([x - s, y - .8 * s + lift, x + s, y + 2 * s], fill=fill)
     return image.filter(ImageFilter.BoxBlur(side * rng.uniform(0, .012)))
 
+# %% ../nbs/20_clothes.ipynb #e7309bb8
 def city(rng, colours, side):
     "Houses with windows."
     image, x = Image.new("RGB", (side, side), tint(colours[2], 1.25)), -.1 * side
@@ -510,6 +519,7 @@ def stroke(
             draw.polygon(corners, fill=fill)
         last = x, y, r
 
+# %% ../nbs/20_clothes.ipynb #0039249b
 def wear(
     image: Image.Image, # drawn on
     mask: Image.Image, # mode L: 255 where the cloth goes
@@ -575,6 +585,7 @@ def draw_hair(draw, person, at):
                 lock = [(s * .8, -.6), (s * 1.15, -.5), (s * 1.3, 1.2), (s * .95, 1), (s * .9, 0)]
                 draw.polygon(at(rounded(lock)), fill=hair)
 
+# %% ../nbs/20_clothes.ipynb #6aed5c7e
 def draw_face(draw, person, at, unit):
     "Eyes, nose, mouth, cheeks, and what some people have besides; `unit` is half the head's width in pixels."
     skin, line = person.skin, lambda share: max(1, round(share * unit))
@@ -591,6 +602,7 @@ def draw_face(draw, person, at, unit):
     mouth = [(x / 10, .62 + person.smile * (.14 - .016 * x * x)) for x in range(-3, 4)]
     draw.line(at(mouth), fill=tint(skin * np.array([.72, .42, .42])), width=line(.1))
 
+# %% ../nbs/20_clothes.ipynb #e25ae5e9
 def draw_head(draw, person, framing):
     "The head with everything on it but a hat."
     at = head_place(person, framing)
@@ -630,6 +642,7 @@ def turn_of(joints):
     (x0, y0), _, (x1, y1) = joints
     return math.atan2(x0 - x1, y1 - y0)
 
+# %% ../nbs/20_clothes.ipynb #a558e4ce
 def draw_legs(image, person, framing, cloth, shoe, sun):
     "Legs, shoes, and trousers, shorts or a skirt over them."
     draw, b, h = ImageDraw.Draw(image), person.build, framing.height
@@ -651,6 +664,7 @@ def draw_legs(image, person, framing, cloth, shoe, sun):
         ImageDraw.Draw(mask).polygon(at(rounded(outline)), fill=255)
         wear(image, mask, cloth, framing, 0, sun)
 
+# %% ../nbs/20_clothes.ipynb #c7882957
 def draw_torso(image, person, framing, cloth, trim, sun):
     "Neck, jacket or shirt, and the details by which we know which."
     draw, b, h, hem = ImageDraw.Draw(image), person.build, framing.height, person.hem
@@ -685,6 +699,7 @@ def draw_arms(image, person, framing, cloth, trim, sun):
         wear(image, mask, cloth, framing, turn_of(arm), sun)
         if person.top in ("jacket", "hoodie"): stroke(draw, place(framing, bend(arm, 36)[29:31]), (.048 * h, .048 * h), tint(trim))
 
+# %% ../nbs/20_clothes.ipynb #c80cbb42
 def draw_figure(
     image: Image.Image, # RGB, drawn on
     person: Person, # who
@@ -731,6 +746,7 @@ def occlude(
         ImageDraw.Draw(mask).ellipse([x - r, y - r, x + r, y + r], fill=235)
         image.paste(tint(colour, .8), mask=mask.filter(ImageFilter.BoxBlur(side / 20)))
 
+# %% ../nbs/20_clothes.ipynb #f0274fae
 def expose(
     rng: np.random.Generator, # where the dice come from
     image: Image.Image, # RGB, twice as large as the result
@@ -749,6 +765,7 @@ def expose(
     pixels += rng.standard_normal(pixels.shape, dtype=np.float32) * np.float32(rng.uniform(0, 8)) + np.float32(rng.uniform(-5, 20))
     return to_image(pixels)
 
+# %% ../nbs/20_clothes.ipynb #6543f013
 GARMENTS = "232427 f1efe9 c9b896 3d5578 6a6f75 7a2f33 566042 1f2d47 8c6a4a a9b7c9"  # of what has no pattern
 
 def draw_clothes(
@@ -888,6 +905,7 @@ def claim_folder(
         raise OSError(f"{dest}: can't be written ({error.strerror}); give a new folder in a place that is yours") from error
     return dest
 
+# %% ../nbs/20_clothes.ipynb #facc167e
 def make_clothes(
     dest: str | Path, # a new folder; gets one folder for each class
     *,

@@ -95,7 +95,7 @@ def check_policy(
         raise ValueError(f"recipe {recipe.name}: its BN policy is {recipe.bn!r}, but its phases "
                          f"{'train' if bn_parameters & trained else 'freeze'} the BN weights: change one of the two")
 
-
+# %% ../nbs/09_compare.ipynb #45acab54
 def check_recipes(
     settings: CompareSettings,
     *,
@@ -109,7 +109,7 @@ def check_recipes(
         check_groups(model, RECIPES[name].groups(model))
         check_policy(RECIPES[name], model)
 
-
+# %% ../nbs/09_compare.ipynb #6214e9df
 def build_model(
     recipe: Recipe,
     settings: CompareSettings,
@@ -150,7 +150,7 @@ class PeakMemory:
             self.done.set()
             self.watcher.join()
 
-
+# %% ../nbs/09_compare.ipynb #a0e60db1
 class Trained(NamedTuple):
     "What came out of a training."
     model: nn.Sequential  # with `.body` and `.head`
@@ -185,7 +185,7 @@ def train_recipe(
                   bar=bar, evaluations=evaluations, class_weights=class_weights, **going_on)
     return Trained(model, spec, history, evaluations[-1].correct, time.perf_counter() + features.seconds - start)
 
-
+# %% ../nbs/09_compare.ipynb #b5ab0ee5
 def run_recipe(
     recipe: Recipe,
     settings: CompareSettings,
@@ -219,7 +219,7 @@ def check_writable(
     except OSError as error:
         raise ValueError(f"can't write to {out} ({error.strerror}): choose another --out") from None
 
-
+# %% ../nbs/09_compare.ipynb #7742006b
 def open_run(
     out: str | Path,  # folder of the comparison
     record: dict,  # "settings" and "data", which must agree with what is there, and whatever else is to be known
@@ -241,7 +241,7 @@ def open_run(
                 raise ValueError(f"{out} holds a comparison with {name} {old[part].get(name)}, not {value}: choose another --out or delete it")
     return out
 
-
+# %% ../nbs/09_compare.ipynb #7adf61ca
 def read_run(
     out: str | Path,  # folder of a comparison
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:  # results, and for each recipe its answers (seeds, images) of bool
@@ -492,6 +492,7 @@ def plot_compare(
     text.set_transform(text.get_transform() + ScaledTranslation(-label_width / 72, 0, ax.figure.dpi_scale_trans))
     return ax
 
+# %% ../nbs/09_compare.ipynb #ae0808f2
 def _columns(order, results) -> list:
     "The text columns beside the picture: (header, texts, width in points, right-aligned); unknown ones are left out."
     accuracy = [f"{100*r.mean:.1f} [{100*r.low:.1f}, {100*r.high:.1f}]" for r in order.itertuples()]

@@ -318,6 +318,7 @@ class ImageDataset(Dataset):
             for image, picture in zip(images, pictures): image.copy_(torch.from_numpy(picture))
         return normalize(images, self.spec), self.labels[list(indices)]
 
+# %% ../nbs/01_data.ipynb #ee676da0
 def normalize(
     pixels: torch.Tensor, # (N, height, width, 3) of uint8
     spec: ImageSpec, # by these numbers
@@ -326,6 +327,7 @@ def normalize(
     mean, std = (255 * torch.tensor(values).repeat(pixels.shape[2]) for values in (spec.mean, spec.std))
     return pixels.flatten(2).float().sub_(mean).div_(std).view(pixels.shape).permute(0, 3, 1, 2)
 
+# %% ../nbs/01_data.ipynb #0ffb2bf3
 def _cut_crops(
     pictures: list[np.ndarray], # (height, width, 3) of uint8 each
     boxes: np.ndarray, # (N, 4), from `random_crops`
@@ -338,6 +340,7 @@ def _cut_crops(
         crop = torch.from_numpy(pictures[i][top:top + height, left:left + width]).permute(2, 0, 1)[None]
         images[i] = F.interpolate(crop, images.shape[1:3], mode="bilinear", antialias=True)[0].permute(1, 2, 0)
 
+# %% ../nbs/01_data.ipynb #a6ad732a
 def _in_parts(
     function, # called with a range of numbers
     count: int, # how many numbers there are
@@ -371,6 +374,7 @@ class ShuffledBatches(Sampler):
         order = dice.permutation(self.count).tolist() if self.chances is None else dice.choice(self.count, self.count, p=self.chances).tolist()
         for number in range(len(self)): yield order[number * self.batch_size:(number + 1) * self.batch_size]
 
+# %% ../nbs/01_data.ipynb #16b20494
 def start_epoch(
     loader: DataLoader, # of `make_loaders`; the one for validation has nothing random in it and stays as it is
     epoch: int, # 0 or more
@@ -380,6 +384,7 @@ def start_epoch(
     loader.dataset.set_epoch(epoch)
     loader.sampler.epoch = epoch
 
+# %% ../nbs/01_data.ipynb #3a381b06
 def batch_loader(
     dataset: ImageDataset,
     batches: Iterable[Sequence[int]], # the pictures of each batch

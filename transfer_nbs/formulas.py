@@ -56,7 +56,7 @@ def wave(
     if kind == 2: return 1 / (1 + np.exp(np.clip((np.abs(t - 0.5) - duty / 2) * 40, -30, 30)))
     return 2 * np.abs(t - 0.5)
 
-
+# %% ../nbs/21_formulas.ipynb #2feb57ec
 def stripes_class(rng: np.random.Generator) -> dict:
     return dict(kind=int(rng.integers(4)), frequency=rng.uniform(1.5, 7), duty=rng.uniform(0.2, 0.8),
                 bend=rng.choice([0, rng.uniform(0.1, 0.5)]), bends=rng.uniform(1, 4),
@@ -82,7 +82,7 @@ def checks(rng: np.random.Generator, size: int, kinds, frequency, ratio, angle, 
     second = wave(kinds[1], (u * math.cos(angle) + v * math.sin(angle)) * frequency * ratio, duty)
     return (np.abs(first - second), (first + second) / 2, np.maximum(first, second), first * second)[crossing]
 
-
+# %% ../nbs/21_formulas.ipynb #5eb6746e
 def spirals_class(rng: np.random.Generator) -> dict:
     return dict(kind=int(rng.integers(4)), arms=int(rng.integers(0, 7)), tightness=rng.uniform(1, 6),
                 power=rng.uniform(0.4, 1.6), duty=rng.uniform(0.25, 0.75),
@@ -117,7 +117,7 @@ def textures(rng: np.random.Generator, size: int, frequencies, angles, widths, s
     field /= field.std() + 1e-6
     return np.clip(1 - np.abs(field) / 2.2 if ridged else 0.5 + field / 5, 0, 1)
 
-
+# %% ../nbs/21_formulas.ipynb #727a5322
 def cells_class(rng: np.random.Generator) -> dict:
     return dict(count=int(rng.integers(3, 10)), jitter=rng.uniform(0.05, 1), metric=int(rng.choice([1, 2, 2, 3])),
                 show=int(rng.integers(4)), stretch=rng.choice([1, rng.uniform(1.5, 3)]), bricks=bool(rng.random() < 0.4))
@@ -144,7 +144,7 @@ def cells(rng: np.random.Generator, size: int, count, jitter, metric, show, stre
     return (np.clip(nearest / 0.9, 0, 1), np.clip((second - nearest) / 0.5, 0, 1), tone * np.clip((second - nearest) / 0.08, 0, 1),
             1 / (1 + np.exp((nearest - 0.3) * 40)))[show]
 
-
+# %% ../nbs/21_formulas.ipynb #87477889
 def warps_class(rng: np.random.Generator) -> dict:
     hidden = int(rng.integers(3, 7))
     return dict(first=rng.normal(0, rng.uniform(1, 4), (2, hidden)), phases=rng.uniform(0, 2 * np.pi, hidden),
@@ -205,7 +205,7 @@ def fit_square(
 
 def mirrored(polygon: np.ndarray) -> np.ndarray: return (polygon * [-1, 1])[::-1]
 
-
+# %% ../nbs/21_formulas.ipynb #951c7482
 def contours_class(rng: np.random.Generator) -> dict:
     count = int(rng.integers(1, 5))
     return dict(orders=rng.choice(np.arange(2, 10), count, replace=False), heights=rng.uniform(0.1, 0.5, count) / math.sqrt(count),
@@ -233,7 +233,7 @@ def polygons(rng: np.random.Generator, size: int, angles, radii, mirror) -> np.n
     outline = np.stack([radii * np.sin(angles), radii * np.cos(angles)], axis=1)
     return fill_polygons(fit_square([np.concatenate([outline, mirrored(outline)]) if mirror else outline]), size)
 
-
+# %% ../nbs/21_formulas.ipynb #69404b56
 def parts_class(rng: np.random.Generator) -> dict:
     count = int(rng.integers(2, 6))
     return dict(round=rng.random(count) < 0.5, middles=rng.uniform(-0.6, 0.6, (count, 2)), halves=rng.uniform(0.08, 0.5, (count, 2)),
@@ -250,7 +250,7 @@ def parts(rng: np.random.Generator, size: int, round, middles, halves, turns, mi
         placed += [part, mirrored(part)] if mirror else [part]
     return fill_polygons(fit_square(placed), size)
 
-
+# %% ../nbs/21_formulas.ipynb #071e387b
 def branches_class(rng: np.random.Generator) -> dict:
     return dict(twigs=int(rng.integers(2, 4)), angle=rng.uniform(0.25, 1.1), shorter=rng.uniform(0.55, 0.8), width=rng.uniform(0.06, 0.16),
                 depth=int(rng.integers(2, 5)), lean=rng.uniform(-0.3, 0.3))
@@ -268,7 +268,7 @@ def branches(rng: np.random.Generator, size: int, twigs, angle, shorter, width, 
     grow(np.zeros(2), 0.0, 0.7, width, depth)
     return fill_polygons(fit_square(placed), size)
 
-
+# %% ../nbs/21_formulas.ipynb #53883a27
 def fractals_class(rng: np.random.Generator) -> dict:
     count = int(rng.integers(2, 5))
     while True:  # this sum of singular values gives attractors that fill their space (Anderson and Farrell, 2022)

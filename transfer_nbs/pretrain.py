@@ -60,7 +60,7 @@ def compute_features(
             features.append(maps.float().mean((2, 3)).cpu())
     return torch.cat(features), torch.tensor(labels)
 
-
+# %% ../nbs/22_pretrain.ipynb #1160a95d
 def fit_linear(
     features: torch.Tensor,  # (N, C)
     labels: torch.Tensor,  # (N,)
@@ -83,7 +83,7 @@ def fit_linear(
     optimizer.step(loss)
     return (layer(x[valid]).argmax(1) == labels[valid]).float().mean().item()
 
-
+# %% ../nbs/22_pretrain.ipynb #700313f9
 def linear_probe(
     features: torch.Tensor,  # (N, C)
     labels: torch.Tensor,  # (N,)
@@ -145,7 +145,7 @@ class Batch(NamedTuple):
     outlines: torch.Tensor  # (N, 256), how much of each of 16 x 16 tiles is cut out
     colours: torch.Tensor  # (N, 6), mean red, green and blue of the ground and of the inside, normalised
 
-
+# %% ../nbs/22_pretrain.ipynb #f70094aa
 class ShapeObjective(nn.Module):
     "Which formula cut out the thing?"
     def __init__(self, features: int, settings: "PretrainSettings"):
@@ -166,7 +166,7 @@ class SurfaceObjective(nn.Module):
         answers = F.log_softmax(self.linear(features), dim=1).gather(1, batch.surfaces)
         return -(answers * batch.shares).sum() / batch.shares.sum()
 
-
+# %% ../nbs/22_pretrain.ipynb #7f3f1f30
 class OutlineObjective(nn.Module):
     "Where is the thing?"
     def __init__(self, features: int, settings: "PretrainSettings"):
@@ -186,7 +186,7 @@ class ColourObjective(nn.Module):
     def forward(self, features: torch.Tensor, batch: Batch) -> torch.Tensor:
         return F.mse_loss(self.linear(features), batch.colours)
 
-
+# %% ../nbs/22_pretrain.ipynb #af2ca78e
 class ContrastObjective(nn.Module):
     "Which pictures show the same thing?"
     temperature = 0.1
@@ -202,7 +202,7 @@ class ContrastObjective(nn.Module):
         same = (batch.things[:, None] == batch.things) & ~itself
         return -((logs * same).sum(1) / same.sum(1).clamp(min=1)).mean()
 
-
+# %% ../nbs/22_pretrain.ipynb #55b7fc68
 OBJECTIVES: dict[str, type[nn.Module]] = dict(shapes=ShapeObjective, surfaces=SurfaceObjective, outline=OutlineObjective, colours=ColourObjective, contrast=ContrastObjective)
 
 
@@ -234,7 +234,7 @@ def learning_rate(
     if step < warm_up: return settings.lr * (step + 1) / warm_up
     return settings.lr * (1 + math.cos(math.pi * (step - warm_up) / max(1, settings.steps - warm_up))) / 2
 
-
+# %% ../nbs/22_pretrain.ipynb #5c1ba9ea
 def make_batch(
     bank: Bank,
     shapes: np.ndarray,  # (N,), class of each picture's shape
@@ -260,7 +260,7 @@ def make_batch(
     return Batch(images, torch.arange(things, device=device).repeat(copies), on_device(shapes), on_device(surfaces), shares,
                  F.adaptive_avg_pool2d(cut_out, 16).flatten(1), means.flatten(1))
 
-
+# %% ../nbs/22_pretrain.ipynb #aee6a89f
 def step_batch(
     bank: Bank,
     settings: PretrainSettings,

@@ -200,7 +200,7 @@ def plot_curves(
     ax.legend(frameon=False)
     return ax
 
-
+# %% ../nbs/32_review.ipynb #d9c92332
 def curves_svg(
     history: pd.DataFrame,  # as `fit` gives it
     what: str,  # "loss" or "accuracy"
@@ -380,7 +380,7 @@ def number_facts(
                 classes=classes.head(LISTED_CLASSES).to_dict("records"), more_classes=max(0, len(classes) - LISTED_CLASSES),
                 pairs=confused_pairs(matrix).to_dict("records"), matrix=matrix.to_numpy().tolist() if len(class_names) <= MATRIX_CLASSES else None)
 
-
+# %% ../nbs/32_review.ipynb #e6655ab2
 def picture_facts(
     bundle: Bundle,
     judged: Judged,
@@ -399,7 +399,7 @@ def picture_facts(
     except ModuleNotFoundError: return facts
     return facts | dict(coarse=(facts["right_looks"] or facts["wrong_looks"])[0]["coarse"])
 
-
+# %% ../nbs/32_review.ipynb #a5d002ba
 def look_facts(
     bundle: Bundle,
     rows: list[dict],  # "file" and "answer" of some images

@@ -34,6 +34,7 @@ IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".t
 SPLIT_NAMES = ("train", "training", "valid", "val", "validation", "test", "testing")  # folders of these names hold sides, not classes
 VALID_NAMES = ("valid", "val", "validation")  # what people call the folder beside `train`
 
+# %% ../nbs/00_split.ipynb #983ec2b0
 def write_file(
     path: Path, # file to write
     content: str | bytes, # of a text, what UTF-8 can't hold, such as parts of odd file names, is written as \udcff
@@ -50,6 +51,7 @@ def write_file(
         with suppress(OSError): part.unlink()
         raise
 
+# %% ../nbs/00_split.ipynb #04a7fb7d
 def printable(
     text: str, # may hold control characters, and bytes that are no UTF-8
 ) -> str:
@@ -63,6 +65,7 @@ def listed(
     "Names in one line of text, a long list cut short."
     return ", ".join(map(str, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
 
+# %% ../nbs/00_split.ipynb #db916c52
 def class_folders(
     folder: str | Path, # holds a folder for each class
 ) -> list[Path]: # its sub-folders, sorted by name, hidden ones left out
@@ -76,6 +79,7 @@ def class_folders(
     return sorted((path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")),
                   key=lambda path: path.name)
 
+# %% ../nbs/00_split.ipynb #e2f010dc
 def holds_sides(
     names: set[str], # of the sub-folders of a folder
 ) -> bool:
@@ -108,6 +112,7 @@ def find_sides(
                          f"not in train: {', '.join(extra) or 'none'}; make them the same")
     return {"train": folder / "train", "valid": folder / sides[0]}
 
+# %% ../nbs/00_split.ipynb #e2bf85ad
 def files_below(
     folder: Path, # where to look, at any depth
 ) -> list[Path]: # sorted by path, hidden files and folders left out
@@ -232,6 +237,7 @@ def colour_grid(
 # %% ../nbs/00_split.ipynb #new-25951639
 CACHE_GB = 20  # the most that is kept, in 10**9 bytes; and never more than half of what the disk has free
 
+# %% ../nbs/00_split.ipynb #29f9942d
 def cache_folder() -> Path: # ~/.cache/transfer_nbs on Linux; XDG_CACHE_HOME moves it
     "Where this package keeps what can be made again; a temporary folder where the user's own can't be written."
     folder = user_cache_path("transfer_nbs")
@@ -249,6 +255,7 @@ def file_stamps(
         stamps.update(f"{os.path.abspath(file)} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}\n".encode(errors="surrogateescape"))
     return stamps.hexdigest()
 
+# %% ../nbs/00_split.ipynb #cb5122b3
 def write_whole(
     path: Path, # folder to make
     write: Callable[[Path], None], # fills a folder; called only where `path` isn't there
@@ -265,6 +272,7 @@ def write_whole(
                 if not path.exists(): raise
     return path
 
+# %% ../nbs/00_split.ipynb #aaa51475
 class NoRoom(OSError):
     "Nothing can be kept in the cache: the disk is full, or can't be written."
 
@@ -298,6 +306,7 @@ def still_used(
     "Note that something in the cache is in use, so that it isn't removed within the hour."
     with suppress(OSError): os.utime(path)
 
+# %% ../nbs/00_split.ipynb #9847b45f
 def _make_room(
     root: Path, # of the cache
     needed: float, # bytes
@@ -341,6 +350,7 @@ def in_threads(
                 bar.update()
                 yield result
 
+# %% ../nbs/00_split.ipynb #e6516830
 def _look_at(
     files: list[Path], # pictures
 ) -> tuple[np.ndarray, np.ndarray]: # hashes (N, 3, 32), eight bits in each number; colours (N, 4, 4, 3); of uint8
@@ -357,6 +367,7 @@ def _look_at(
     except NoRoom: return compute()
     with np.load(folder / "looks.npz") as looks: return looks["arr_0"], looks["arr_1"]
 
+# %% ../nbs/00_split.ipynb #dca1f350
 def close_pairs(
     hashes: np.ndarray, # (N, 3, 32) of uint8, those of `perceptual_hash` with eight bits in each number
     *,
@@ -377,6 +388,7 @@ def close_pairs(
             first, second = np.nonzero(agreement >= HASH_SIZE**2 - 2 * threshold)
             yield first + start, second + other, (HASH_SIZE**2 - agreement[first, second]).astype(int) // 2, mirrored
 
+# %% ../nbs/00_split.ipynb #3603de2c
 def same_colours(
     first: np.ndarray, # (..., 4, 4, 3) of uint8, of `colour_grid`
     second: np.ndarray, # (..., 4, 4, 3), likewise
@@ -445,6 +457,7 @@ def split_images(
     _warn_of_two_labels(folder, table)
     return table
 
+# %% ../nbs/00_split.ipynb #97f9b5f9
 def _content_hashes(
     files: list[Path], # any
 ) -> list[str]: # 64 hexadecimal digits each
@@ -454,6 +467,7 @@ def _content_hashes(
     try: return np.load(cached("hashes", file_stamps(files), write, megabytes=lambda: 0.0003 * len(files)) / "hashes.npy").tolist()
     except NoRoom: return compute()
 
+# %% ../nbs/00_split.ipynb #ca6dc1df
 def _held_out(
     table: pd.DataFrame, # with columns class and hash
     targets: dict[str, int], # class -> how many to hold out
@@ -484,6 +498,7 @@ def _held_out(
         held += sizes[index]
     return chosen
 
+# %% ../nbs/00_split.ipynb #3fed55ce
 def _warn_of_two_labels(
     folder: Path, # named in the warning
     table: pd.DataFrame, # of `split_images`
@@ -533,6 +548,7 @@ def split_folder(
     for file, side in zip(table["file"], table["split"]): _place(root / file, dest / side / file, mode)
     return table
 
+# %% ../nbs/00_split.ipynb #9ef6c6a4
 def _place(
     file: Path, # existing file, absolute
     path: Path, # where it is to appear

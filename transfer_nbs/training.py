@@ -50,7 +50,7 @@ class Precision:
         "The context in which to call the model."
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16)
 
-
+# %% ../nbs/03_training.ipynb #54713349
 def choose_device(
     device: str = "auto",  # "auto", "cpu", "cuda" or "mps"
 ) -> torch.device:
@@ -62,7 +62,7 @@ def choose_device(
         raise ValueError(f"no device {device!r} on this machine: use one of {', '.join(n for n, there in available.items() if there)}")
     return torch.device(device)
 
-
+# %% ../nbs/03_training.ipynb #ed2cea14
 def choose_precision(
     device: torch.device,  # the device that will compute
     *,
@@ -81,7 +81,7 @@ def choose_precision(
         return Precision(torch.bfloat16, True, f"bfloat16 and channels_last, measured {plain / coarse:.1f} times as fast as plain float32")
     return Precision(torch.float32, channels_last, "float32" + " and channels_last" * channels_last + f": bfloat16 measured {coarse / min(plain, last):.1f} times as slow")
 
-
+# %% ../nbs/03_training.ipynb #95d0f266
 def measured_precisions(
     device: torch.device,
 ) -> dict[str, float]:  # seconds for a training step, for each way to compute
@@ -126,7 +126,7 @@ def _measure_precisions(device: torch.device) -> dict[str, float]:
 
     return _shortest({name: partial(seconds, *way) for name, way in ways.items()})
 
-
+# %% ../nbs/03_training.ipynb #e8b0af0e
 @cache
 def hold_memory() -> bool:  # whether the C library could be told
     "Keep freed memory for the next batch instead of handing it back to the system each time (glibc's `mallopt`)."
@@ -140,7 +140,7 @@ def release_memory() -> None:
     "Hand freed memory back to the system now, so that what is measured next begins with nothing."
     if hold_memory(): ctypes.CDLL("libc.so.6").malloc_trim(0)
 
-
+# %% ../nbs/03_training.ipynb #a5b678ee
 def slow_gradients(
     device: torch.device,
 ) -> float:  # 1: as long; on anything but a CPU, where bfloat16 has no such gap, always 1
@@ -159,7 +159,7 @@ def _measure_gradients(device: torch.device) -> dict[str, float]:
         return time.perf_counter() - start
     return _shortest({name: partial(seconds, getattr(torch, name)) for name in ("float32", "bfloat16")})
 
-
+# %% ../nbs/03_training.ipynb #cf37b8e4
 def describe_choices(
     device: torch.device,
     *,
@@ -217,7 +217,7 @@ def fusable(
         _pairs[module] = pairs
     return _pairs[module]
 
-
+# %% ../nbs/03_training.ipynb #29a9470a
 @torch.no_grad()
 def inference_copy(
     module: nn.Module,  # any module
@@ -264,7 +264,7 @@ def evaluate(
     losses, correct = torch.cat(losses).cpu(), torch.cat(correct).cpu()
     return Evaluation(losses.mean().item(), correct.float().mean().item(), correct.numpy())
 
-
+# %% ../nbs/03_training.ipynb #dddd82d2
 def to_device(
     images: torch.Tensor,  # (N, 3, H, W)
     device: torch.device,
@@ -380,7 +380,7 @@ def start_phase(
     trained = [dict(params=group, lr=lr * rate) for group, rate in zip(groups, phase.rates) if rate is not None]
     return torch.optim.Adam(trained, fused=True)  # fused: one pass over all parameters
 
-
+# %% ../nbs/03_training.ipynb #f9de2386
 class _ExactInputGradient(torch.autograd.Function):
     "A convolution whose gradient for its input is computed in float32, and all else as autocast would."
     @staticmethod
@@ -406,7 +406,7 @@ def _quick_forward(layer: nn.Conv2d, scale: torch.Tensor | None, shift: torch.Te
     options = dict(stride=layer.stride, padding=layer.padding, dilation=layer.dilation, groups=layer.groups)
     return _ExactInputGradient.apply(images, weight, bias, options) if exact else F.conv2d(images, weight, bias, **options)
 
-
+# %% ../nbs/03_training.ipynb #db7c1790
 def depthwise(module: nn.Module) -> list[nn.Conv2d]:
     "The depthwise convolutions of a module: a filter for each channel."
     return [layer for layer in module.modules() if type(layer) is nn.Conv2d and layer.groups == layer.in_channels > 1]
@@ -445,7 +445,7 @@ def quick_depthwise(
     finally:
         for layer in [*ways, *folded]: del layer.forward
 
-
+# %% ../nbs/03_training.ipynb #17ad86f9
 @contextmanager
 def frozen_weights_cast(
     module: nn.Module,
@@ -459,7 +459,7 @@ def frozen_weights_cast(
     finally:
         for p, data in zip(weights, exact): p.data = data
 
-
+# %% ../nbs/03_training.ipynb #cdb6c17e
 def _random_state(device: torch.device) -> list[torch.Tensor]:
     "Of torch's generators: the CPU's, and the GPU's where there is one."
     return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]

@@ -241,7 +241,7 @@ def fit_bundle(
     path.unlink(missing_ok=True)
     return bundle
 
-
+# %% ../nbs/10_your_images.ipynb #69ca7c1d
 def _made_before(
     out: str | Path,  # of `fit_bundle`
     request: dict,  # of `describe_request`
@@ -254,7 +254,7 @@ def _made_before(
     checkpoint_path(out).unlink(missing_ok=True)  # killed just before this was done
     return bundle
 
-
+# %% ../nbs/10_your_images.ipynb #e573c2a2
 def _train(
     settings: FitSettings,
     table: pd.DataFrame,  # these and the rest as for `fit_bundle`
@@ -308,7 +308,7 @@ def choose_settings(
             raise ValueError(f"{option} is {given[option]}, but {run} compared with {said[option]}, and another may have won with yours: leave --{option} out, or compare anew")
     return FitSettings(name, **{option: said[option] for option in (*OF_THE_RUN, "epochs", "device", "precision")} | given), record
 
-
+# %% ../nbs/10_your_images.ipynb #35be375d
 def format_results(
     bundle: Bundle,
 ) -> str:  # a line for each set of images
@@ -317,7 +317,7 @@ def format_results(
     return "\n".join(f"{name:5}  accuracy {result['accuracy']:.3f} [{result['low']:.3f}, {result['high']:.3f}], {result['correct']} of {result['images']} images, "
                      f"{notes.get(name, '')}" for name, result in bundle.results.items())
 
-
+# %% ../nbs/10_your_images.ipynb #865d7a70
 @call_parse
 def transfer_fit(
     folder: str,  # folder of images, FOLDER/<class>/... or FOLDER/train/<class>/... with valid and perhaps test
