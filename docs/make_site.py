@@ -60,6 +60,11 @@ def only_draws(source: str) -> bool:
     return "assert " not in source and not any(name.startswith("test") for name in called)
 
 
+def only_imports(source: str) -> bool:
+    "Whether a cell is nothing but a long list of imports, which stands at the top of a page and in the way of its first idea."
+    return source.count("\n") > 5 and all(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.parse(source).body)
+
+
 def convert_code(cell, name: str) -> list:
     "The cells of a page that a notebook's code cell becomes: none where it is hidden, more than one where it shows several figures."
     said, shown = directives(cell.source), figures(cell)
@@ -72,12 +77,13 @@ def convert_code(cell, name: str) -> list:
         raise SystemExit(f"{name}, cell {cell.id}: {len(shown)} figures and {len(alt)} texts for those who can't see them; "
                          "begin the cell with a line `#| fig-alt: what the figure shows` for each")
     exported = any(text.split()[0] in ("export", "exports") for text in said)
-    folded = "solution" in said or shown and not exported and only_draws(source)
+    prompt = "A solution" if "solution" in said else "Imports" if only_imports(source) else None  # None: Sphinx's, for a figure
+    folded = prompt or shown and not exported and only_draws(source)
     tags = ["remove-input"] if only_output else ["hide-input"] if folded else []
     cells = []
     if exported: cells.append(nbformat.v4.new_markdown_cell("".join(f'<span id="define-{each}"></span>' for each in definitions(ast.parse(source)))))
     cells.append(nbformat.v4.new_code_cell(source, outputs=[output for output in cell.outputs if output not in shown], metadata={"tags": tags}))
-    if "solution" in said: cells[-1].metadata["mystnb"] = {"code_prompt_show": "A solution", "code_prompt_hide": "A solution"}
+    if prompt: cells[-1].metadata["mystnb"] = {"code_prompt_show": prompt, "code_prompt_hide": prompt}
     for number, (output, text) in enumerate(zip(shown, alt)):
         if number: cells.append(nbformat.v4.new_code_cell("", outputs=[output], metadata={"tags": ["remove-input"]}))
         else: cells[-1].outputs = cell.outputs if len(shown) == 1 else [each for each in cell.outputs if each not in shown[1:]]

@@ -4,7 +4,9 @@ import argparse
 import ast
 import importlib
 import inspect
+import io
 import re
+import tokenize
 from pathlib import Path
 
 import nbformat
@@ -57,10 +59,25 @@ def meaning(text: str | None) -> str:
     return (text or "").replace("|", "\\|").replace("<", "\\<").replace("*", "\\*").replace("_", "\\_") if "`" not in (text or "") else text.replace("|", "\\|")
 
 
+def field_comments(target) -> dict[str, str]:
+    "The comments beside the fields of a NamedTuple, which `docments` doesn't see."
+    source = inspect.getsource(target)
+    tokens = {token.start[0]: token.string.lstrip("# ") for token in tokenize.generate_tokens(io.StringIO(source).readline) if token.type == tokenize.COMMENT}
+    node = next(each for each in ast.parse(source).body if isinstance(each, ast.ClassDef))
+    return {name: tokens[kind.lineno] for name, kind, _, _ in fields(node) if kind.lineno in tokens}
+
+
+def promise(kind: str, module) -> str:
+    "What a class of the package says of itself: the meaning of a parameter that is nothing but such a thing."
+    target = getattr(module, kind, None)
+    return inspect.getdoc(target).splitlines()[0] if inspect.isclass(target) and target.__module__.startswith(settings["lib_name"]) else ""
+
+
 def parameter_table(node, target) -> list[str]:
-    "The table of parameters: name, type, default where any has one, meaning."
-    comments = docments(target)
-    rows = [(star + name, annotation(kind), written(default), comments.get(name)) for name, kind, default, star in fields(node) if name]
+    "The table of parameters: name, type, default where any has one, meaning; none where it would say nothing that the signature doesn't."
+    comments = field_comments(target) if inspect.isclass(target) and issubclass(target, tuple) else docments(target)
+    rows = [(star + name, annotation(kind), written(default), comments.get(name) or promise(annotation(kind), inspect.getmodule(target))) for name, kind, default, star in fields(node) if name]
+    if not any(kind or text for _, kind, _, text in rows): rows = []
     returned = getattr(node, "returns", None)
     if returned is not None and comments.get("return"): rows.append(("returns", annotation(returned), "", comments["return"]))
     if not rows: return []

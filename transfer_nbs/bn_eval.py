@@ -70,7 +70,7 @@ bn_eval = Recipe("bn_eval", (Phase((None, 1.0)),), bn="frozen")
 
 # %% ../nbs/05_bn_eval.ipynb #cell-25
 def why_no_function(
-    body: nn.Module,
+    body: nn.Module,  # any body
 ) -> str:  # the reason and the remedy; empty where the same image always gives the same features
     "Why the features of a body depend on more than its weights and the image."
     if any(layer.training or layer.running_mean is None for layer in bn_layers(body).values()):
@@ -83,7 +83,7 @@ def why_no_function(
 @torch.no_grad()
 def feature_batches(
     body: nn.Module,  # frozen, its BN layers in eval mode
-    loader: DataLoader,
+    loader: DataLoader,  # batches of images and labels
     *,
     epoch: int = 0,  # whose views of the images to use
     precision: Precision | None = None,  # None: choose for the body's device

@@ -243,7 +243,7 @@ def _logits_and_labels(
 # %% ../nbs/31_bundle.ipynb #fc357f1c
 def measure(
     bundle: Bundle,
-    files: Sequence[str | Path],
+    files: Sequence[str | Path],  # pictures
     classes: Sequence[str],  # the right one for each
 ) -> dict:  # images, correct, accuracy, low and high (of a 95% interval), loss, calibration_error_before and calibration_error
     "How good a bundle's predictions are on some images. Raises ValueError for unknown classes and for files that can't be read."
@@ -380,7 +380,7 @@ def _tensors(
 # %% ../nbs/31_bundle.ipynb #6522ea4a
 def check_free(
     path: Path,  # where a bundle is to be
-    overwrite: bool,
+    overwrite: bool,  # whether a bundle may be replaced
 ) -> bool:  # whether anything is there
     "Raise ValueError where it must not be lost."
     if not os.path.lexists(path): return False

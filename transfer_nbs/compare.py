@@ -61,16 +61,16 @@ RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*TECHNIQUES, *B
 @dataclass(frozen=True)
 class CompareSettings:
     "All that decides the numbers of a comparison, apart from the images themselves."
-    recipes: tuple[str, ...] = tuple(RECIPES)
+    recipes: tuple[str, ...] = tuple(RECIPES)  # names of recipes
     seeds: int = 3  # how many: 0, 1, ...
     epochs: int = 2  # in all, for each recipe
     size: int = 96  # height and width that the network sees, pixels
-    batch_size: int = 16
+    batch_size: int = 16  # images for each step; 2 or more
     lr: float = 0.004  # multiplied by the rates of a recipe; falls to 0 within each phase
-    arch: str = "resnet18"
-    weights: str = "bundled"
-    device: str = "auto"
-    precision: str = "auto"
+    arch: str = "resnet18"  # a network of torchvision, by its name there
+    weights: str = "bundled"  # "bundled", "imagenet" or a file of weights
+    device: str = "auto"  # "auto", "cpu", "cuda" or "mps"
+    precision: str = "auto"  # "auto" (the faster one), "float32" or "bfloat16"
 
     def __post_init__(self):
         for name in self.recipes:
@@ -99,7 +99,7 @@ def check_policy(
 def check_recipes(
     settings: CompareSettings,
     *,
-    num_classes: int,
+    num_classes: int,  # how many to tell apart
 ) -> None:
     "Raise ValueError where the models of a comparison can't be built, or where a recipe contradicts itself."
     body = create_body(settings.arch, weights=settings.weights)
@@ -114,8 +114,8 @@ def build_model(
     recipe: Recipe,
     settings: CompareSettings,
     *,
-    num_classes: int,
-    seed: int = 0,
+    num_classes: int,  # how many to tell apart
+    seed: int = 0,  # of a new head, and of a body without pretrained weights
 ) -> nn.Sequential:  # with `.body` and `.head`
     "The model that a recipe starts from: its body and head, its BN policy set."
     model = get_model(settings.arch, num_classes, weights=settings.weights if recipe.pretrained else "random",
@@ -166,7 +166,7 @@ def train_recipe(
     table: pd.DataFrame,  # file, class, split, as `read_folder` gives them
     folder: str | Path,  # what the files are relative to
     *,
-    seed: int = 0,
+    seed: int = 0,  # of all that is random
     features: FeatureStore | None = None,  # features of frozen bodies, computed once for all runs
     bar: tqdm | None = None,  # a progress bar to move on by each image
     balance: str = "none",  # for classes of different sizes: "weights" in the loss, "sampling" of images, or "none"
@@ -192,7 +192,7 @@ def run_recipe(
     table: pd.DataFrame,  # file, class, split, as `read_folder` gives them
     folder: str | Path,  # what the files are relative to
     *,
-    seed: int = 0,
+    seed: int = 0,  # of all that is random
     features: FeatureStore | None = None,  # features of frozen bodies, computed once for all runs
     bar: tqdm | None = None,  # a progress bar to move on by each image
 ) -> dict:  # `row` of results.csv, `history`, and `correct`: for each validation image 1 or 0

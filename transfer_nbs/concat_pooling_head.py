@@ -29,7 +29,7 @@ class AdaptiveConcatPooling(nn.Module):
 # %% ../nbs/08_concat_pooling_head.ipynb #cell-12
 def concat_pooling_head(
     num_features: int,  # channels of the feature map
-    num_classes: int,
+    num_classes: int,  # how many to tell apart
 ) -> nn.Module:  # feature maps (N, num_features, h, w) to logits (N, num_classes)
     "Concat pooling, then one linear layer on twice as many features."
     return nn.Sequential(OrderedDict(pool=AdaptiveConcatPooling(), flatten=nn.Flatten(),
@@ -46,7 +46,7 @@ class BatchNormForAnyBatch(nn.BatchNorm1d):
 # %% ../nbs/08_concat_pooling_head.ipynb #cell-19
 def deeper_head(
     num_features: int,  # channels of the feature map
-    num_classes: int,
+    num_classes: int,  # how many to tell apart
     *,
     hidden: int = 512,  # width of the layer in between
     dropout: float = 0.5,  # share of its values that are dropped in training

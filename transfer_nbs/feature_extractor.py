@@ -27,7 +27,7 @@ def unfreeze(
 
 # %% ../nbs/04_feature_extractor.ipynb #ex04-05
 def count_trainable(
-    module: nn.Module,
+    module: nn.Module,  # any module
 ) -> int:  # numbers, not tensors
     "How many numbers in a module can learn."
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
@@ -37,14 +37,14 @@ feature_extractor = Recipe("feature_extractor", (Phase((None, 1.0)),), bn="stati
 
 # %% ../nbs/04_feature_extractor.ipynb #cell-17
 def snapshot(
-    module: nn.Module,
+    module: nn.Module,  # any module
 ) -> dict[str, torch.Tensor]:  # name of each parameter and buffer to a copy of it
     "A copy of everything that a module holds, to compare with later."
     return {name: value.detach().clone() for name, value in module.state_dict().items()}
 
 # %% ../nbs/04_feature_extractor.ipynb #ex04-15
 def verify_frozen(
-    module: nn.Module,
+    module: nn.Module,  # the same module later
     before: dict[str, torch.Tensor],  # from `snapshot`, when it was as it should have stayed
 ) -> list[str]:  # names of the parameters and buffers that differ in any bit; empty if nothing moved
     "Which parameters and buffers of a module have moved since a snapshot."

@@ -317,10 +317,10 @@ def draw_shape(
 
 # %% ../nbs/21_formulas.ipynb #73e97cb5
 def uniform(
-    low: float,
-    high: float,
+    low: float,  # the least
+    high: float,  # the largest
     *shape: int,
-    generator: torch.Generator,
+    generator: torch.Generator,  # where the dice come from
 ) -> torch.Tensor:
     "Numbers between two bounds."
     return torch.rand(*shape, generator=generator, device=generator.device) * (high - low) + low
@@ -333,7 +333,7 @@ def look_again(
     seen: tuple[float, float],  # least and largest share of the field's side that is seen; more than 1 shows what is around it
     turn: float,  # the largest rotation either way, in radians
     around: str,  # "reflection" goes on with the field's mirror image, "zeros" with nothing
-    generator: torch.Generator,
+    generator: torch.Generator,  # where the dice come from
 ) -> torch.Tensor:  # (N, 1, size, size)
     "Another view of each field: turned, scaled, stretched, mirrored, shifted as far as it stays in view."
     count = len(fields)
@@ -349,10 +349,10 @@ def look_again(
 
 # %% ../nbs/21_formulas.ipynb #e8348871
 def random_colours(
-    count: int,
+    count: int,  # how many sets of colours
     stops: int,  # colours of each
     *,
-    generator: torch.Generator,
+    generator: torch.Generator,  # where the dice come from
 ) -> torch.Tensor:  # (count, stops, 3), red, green and blue from 0 to 1
     "Colours of any hue, saturation and brightness; more often than not the hues of one set are neighbours."
     hue = uniform(0, 1, count, stops, generator=generator)
@@ -418,8 +418,8 @@ FORMULAS = 2  # raised whenever the same seed draws other images than it did
 
 class Bank(NamedTuple):
     "Drawings of many classes: (classes, drawings, size, size) uint8 each."
-    surfaces: torch.Tensor
-    shapes: torch.Tensor
+    surfaces: torch.Tensor  # (classes, drawings, size, size) of uint8
+    shapes: torch.Tensor  # likewise
 
     def to(self, device: torch.device) -> "Bank": return Bank(self.surfaces.to(device), self.shapes.to(device))
 
@@ -440,7 +440,7 @@ def draw_bank(
     shapes: int = 1000,  # classes of them
     drawings: int = 24,  # of each class
     size: int = 160,  # width and height, pixels
-    seed: int = 0,
+    seed: int = 0,  # another seed, other formulas
     without: tuple[str, ...] = (),  # families to leave out
     workers: int | None = None,  # processes; None: one for each core
 ) -> Bank:

@@ -89,7 +89,7 @@ def linear_probe(
     labels: torch.Tensor,  # (N,)
     *,
     splits: Iterable[int] = range(5),  # seeds of the divisions into images to fit and images to be right on
-    penalties: tuple[float, ...] = (0.003, 0.01, 0.03),
+    penalties: tuple[float, ...] = (0.003, 0.01, 0.03),  # to choose from
 ) -> np.ndarray:  # an accuracy for each split
     "Accuracy on a quarter of the images of a linear classifier fitted to the others; its penalty is chosen among the others, too."
     accuracies = []
@@ -113,9 +113,9 @@ class PretrainSettings:
     draw_size: int = 160  # of the drawings, pixels
     size: int = 128  # of the largest pictures that are trained on, pixels
     views: int = 11_000_000  # pictures to see
-    batch_size: int = 512
+    batch_size: int = 512  # pictures in a step
     lr: float = 0.002  # the highest learning rate, of AdamW
-    seed: int = 0
+    seed: int = 0  # of formulas, pictures and first weights
     without: str = ""  # families to leave out, comma separated
 
     def __post_init__(self):
@@ -294,7 +294,7 @@ def source_accuracy(
 
 
 def practice_accuracy(
-    learner: Learner,
+    learner: Learner,  # its body is looked at
 ) -> float:  # mean of five splits
     "What a linear probe makes of practice images, while the body learns from formulas."
     folder = practice_folder(n=400, size=96, seed=54321)

@@ -58,7 +58,7 @@ def bare_step(
 def images_per_second(
     step,  # a function without arguments that works on one batch
     *,
-    batch_size: int,
+    batch_size: int,  # images in a step
     seconds: float = 0.5,  # how long to measure
 ) -> float:
     "How many images a second a step gets done, at its best."

@@ -83,7 +83,7 @@ def choose_precision(
 
 # %% ../nbs/03_training.ipynb #95d0f266
 def measured_precisions(
-    device: torch.device,
+    device: torch.device,  # the device to measure
 ) -> dict[str, float]:  # seconds for a training step, for each way to compute
     "How long a small stack of convolutions takes to train on, measured once for a device and a version of torch."
     return _measured("precision", device, _measure_precisions)
@@ -142,7 +142,7 @@ def release_memory() -> None:
 
 # %% ../nbs/03_training.ipynb #a5b678ee
 def slow_gradients(
-    device: torch.device,
+    device: torch.device,  # the device to measure
 ) -> float:  # 1: as long; on anything but a CPU, where bfloat16 has no such gap, always 1
     "How many times as long the gradient for the input of a strided depthwise convolution takes in bfloat16 as in float32, measured once."
     if device.type != "cpu": return 1.0
@@ -161,7 +161,7 @@ def _measure_gradients(device: torch.device) -> dict[str, float]:
 
 # %% ../nbs/03_training.ipynb #cf37b8e4
 def describe_choices(
-    device: torch.device,
+    device: torch.device,  # the device that computes
     *,
     precision: str = "auto",  # as for `choose_precision`
 ) -> list[str]:  # a sentence each
@@ -198,7 +198,7 @@ class _Tracer(fx.Tracer):
 
 
 def fusable(
-    module: nn.Module,
+    module: nn.Module,  # any module
 ) -> list[tuple[str, str]]:  # names of a convolution and of the BN layer that alone reads it
     "The pairs of layers that can be one in eval mode, found by tracing; none where a module can't be traced."
     layers, pairs = dict(module.named_modules()), []
@@ -267,7 +267,7 @@ def evaluate(
 # %% ../nbs/03_training.ipynb #dddd82d2
 def to_device(
     images: torch.Tensor,  # (N, 3, H, W)
-    device: torch.device,
+    device: torch.device,  # where they go
     precision: Precision,
 ) -> torch.Tensor:
     "A batch of images on the device, in the memory layout asked for."
@@ -315,8 +315,8 @@ class Phase:
 @dataclass(frozen=True)
 class Recipe:
     "A technique, as a value that `fit` and `transfer_compare` read."
-    name: str
-    phases: tuple[Phase, ...]
+    name: str  # as in `RECIPES` and on the command line
+    phases: tuple[Phase, ...]  # in this order
     groups: Groups = body_and_head  # model to lists of parameters
     head: Callable[[int, int], nn.Module] = linear_head  # number of features and of classes to a module
     bn: str = "train"  # policy of the body's BN layers: "train", "statistics", "weights" or "frozen"
@@ -328,7 +328,7 @@ random_features = Recipe("random_features", (Phase((None, 1.0)),), bn="statistic
 
 # %% ../nbs/03_training.ipynb #cell-27
 def divide_epochs(
-    phases: Sequence[Phase],
+    phases: Sequence[Phase],  # of a recipe
     epochs: int,  # to divide among them
 ) -> list[int]:  # epochs of each phase
     "Whole epochs for each phase, in proportion to their shares."
@@ -341,7 +341,7 @@ def divide_epochs(
 def train_epoch(
     model: nn.Module,  # images to logits
     loader: DataLoader,  # of the training set
-    optimizer: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer,  # of the parameters that learn
     *,
     precision: Precision,
     schedule: LRScheduler | None = None,  # changes the learning rates after each batch; None: they stay
@@ -369,7 +369,7 @@ def train_epoch(
 # %% ../nbs/03_training.ipynb #cell-32
 def start_phase(
     groups: list[list[nn.Parameter]],  # the model's parameters
-    phase: Phase,
+    phase: Phase,  # one of a recipe
     lr: float,  # the learning rate that the phase's rates multiply
 ) -> torch.optim.Optimizer:
     "Freeze the groups without a rate, and make an optimizer for the others."
@@ -420,7 +420,7 @@ def _plain(layer: nn.Module) -> bool: return type(layer) is nn.Conv2d and layer.
 
 @contextmanager
 def quick_depthwise(
-    model: nn.Module,
+    model: nn.Module,  # the model to be trained
     precision: Precision,
 ) -> Iterator[dict[nn.Conv2d, tuple]]:  # the layers that compute another way; scale, shift and whether the gradient is exact
     """For a `with` block, train networks with depthwise convolutions as a CPU does it best.
@@ -448,7 +448,7 @@ def quick_depthwise(
 # %% ../nbs/03_training.ipynb #17ad86f9
 @contextmanager
 def frozen_weights_cast(
-    module: nn.Module,
+    module: nn.Module,  # the model to be trained
     precision: Precision,
 ) -> Iterator[None]:
     "For a `with` block, keep filters that don't learn in the numbers that are computed with, which autocast would round to for each batch."
@@ -472,8 +472,8 @@ def _set_random_state(states: list[torch.Tensor], device: torch.device) -> None:
 
 def fit(
     model: nn.Module,  # images to logits
-    train_loader: DataLoader,
-    valid_loader: DataLoader,
+    train_loader: DataLoader,  # batches of images and labels, shuffled, as `make_loaders` makes them
+    valid_loader: DataLoader,  # likewise, in a fixed order
     recipe: Recipe,  # its groups and phases; head, BN policy and weights are the model's already
     *,
     epochs: int = 2,  # in all, divided among the phases

@@ -73,16 +73,16 @@ def check_compared(
 @dataclass(frozen=True)
 class FitSettings:
     "All that decides the weights of one training, apart from the images themselves. What `CompareSettings` has too means the same."
-    recipe: str
-    epochs: int = 2
-    size: int = 96
-    batch_size: int = 16
-    lr: float = 0.004
-    arch: str = "resnet18"
-    weights: str = "bundled"
-    seed: int = 0
-    device: str = "auto"
-    precision: str = "auto"
+    recipe: str  # name of a recipe
+    epochs: int = 2  # in all
+    size: int = 96  # height and width that the network sees, pixels
+    batch_size: int = 16  # images for each step; 2 or more
+    lr: float = 0.004  # multiplied by the recipe's rates; falls to 0 within each phase
+    arch: str = "resnet18"  # a network of torchvision, by its name there
+    weights: str = "bundled"  # "bundled", "imagenet" or a file of weights
+    seed: int = 0  # of all that is random
+    device: str = "auto"  # "auto", "cpu", "cuda" or "mps"
+    precision: str = "auto"  # "auto" (the faster one), "float32" or "bfloat16"
     balance: str = "none"  # for classes of different sizes: "weights" in the loss, "sampling" of images, or "none"
     patience: int = 0  # stop after so many epochs of the last phase without a lower validation loss; 0: never
 
