@@ -15,6 +15,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import sys
 import tempfile
 import warnings
@@ -401,7 +402,7 @@ def save_bundle(
     path = Path(path).resolve()
     there = check_free(path, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent, ignore_cleanup_errors=True) as room:
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-unfinished-", dir=path.parent, ignore_cleanup_errors=True) as room:
         new, old = Path(room) / "new", Path(room) / "old"
         new.mkdir()
         save_file(_tensors(bundle), new / "model.safetensors")
@@ -420,6 +421,7 @@ def save_bundle(
         except OSError:
             if there: os.rename(old, path)
             raise
+    for left in path.parent.glob(f".{glob.escape(path.name)}-unfinished-*"): shutil.rmtree(left, ignore_errors=True)  # by a program that was killed
     return path
 
 # %% ../nbs/31_bundle.ipynb #cell-48
