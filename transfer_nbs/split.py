@@ -570,9 +570,14 @@ def _place(
 def user_errors(
     name: str, # of the command, which begins the line
 ):
-    "Turn what a user can mend into one line on standard error and exit status 2; a bug keeps its traceback."
+    "Turn what a user can mend into one line on standard error and exit status 2, and say each warning once; a bug keeps its traceback."
+    said = set()
+    def say(text, *_, **__):
+        line = f"{name}: warning: {one_line(text)}"
+        if line not in said: print(line, file=sys.stderr)
+        said.add(line)
     with warnings.catch_warnings():
-        warnings.showwarning = lambda text, *_, **__: print(f"{name}: warning: {one_line(text)}", file=sys.stderr)
+        warnings.showwarning = say
         try: yield
         except KeyboardInterrupt as stop: status, text = 130, str(stop) or "interrupted"
         except (ValueError, OSError, ModuleNotFoundError) as error: status, text = 2, one_line(error)
