@@ -19,22 +19,25 @@ from transfer_nbs.backbone import BUNDLED_ARCH, BUNDLED_WEIGHTS, create_body
 from transfer_nbs.compare import check_writable
 from transfer_nbs.data import read_folder
 from transfer_nbs.formulas import SHAPES, SURFACES
-from transfer_nbs.pretrain import OBJECTIVES, PretrainSettings, compute_features, linear_probe, pretrain
+from transfer_nbs.pretrain import PretrainSettings, compute_features, linear_probe, pretrain
 from transfer_nbs.split import user_errors, write_file
 from transfer_nbs.training import choose_device, choose_precision, describe_environment
 
-SHORT = PretrainSettings(surfaces=48, shapes=96, draw_size=96, size=64, batch_size=64, lr=0.001)  # small, because there is little time to learn
+# Small, because there is little time to learn, and without contrast, which learns colours first and keeps the rest waiting.
+CLASSES, REST = ("shapes", "surfaces"), ("outline", "colours")
+SHORT = PretrainSettings(objectives=",".join(CLASSES + REST), surfaces=48, shapes=96, draw_size=96, size=64, batch_size=64, lr=0.001)
 SPLITS = 10  # of the probe
 
 
-def without(name: str) -> str: return ",".join(other for other in OBJECTIVES if other != name)
+def objectives(*names: str) -> dict: return dict(objectives=",".join(names))
 
 
-VARIANTS = {"all of it": {}, "another seed": dict(seed=1)}
-VARIANTS |= {f"{name} alone": dict(objectives=name) for name in OBJECTIVES}
-VARIANTS |= {f"without {name}": dict(objectives=without(name)) for name in OBJECTIVES}
-VARIANTS |= {"a quarter of the views": dict(share=0.25), "half the views": dict(share=0.5), "twice the views": dict(share=2)}
-VARIANTS |= {f"at most {size} pixels": dict(size=size) for size in (32, 96)}
+VARIANTS = {"as it is": {}, "another seed": dict(seed=1), "a third seed": dict(seed=2)}
+VARIANTS |= {"contrast too": objectives(*CLASSES, *REST, "contrast"), "contrast too, twice the views": dict(share=2, **objectives(*CLASSES, *REST, "contrast")),
+             "contrast alone": objectives("contrast"), "shapes and surfaces alone": objectives(*CLASSES)}
+VARIANTS |= {f"without {name}": objectives(*(other for other in CLASSES + REST if other != name)) for name in CLASSES + REST}
+VARIANTS |= {"half the views": dict(share=0.5), "twice the views": dict(share=2)}
+VARIANTS |= {f"at most {size} pixels": dict(size=size) for size in (48, 96)}
 VARIANTS |= {"twice the classes": dict(surfaces=2 * SHORT.surfaces, shapes=2 * SHORT.shapes)}
 VARIANTS |= {f"no {name}": dict(without=name) for name in [*SURFACES, *SHAPES]}
 
@@ -61,7 +64,7 @@ def run_variant(name: str, views: int, folders: list[str], size: int, threads: i
 @call_parse
 def ablations(
     folders: Param("folders of photographs, as for transfer_compare", str, nargs="+", opt=False),
-    views: int = 160_000,  # of each variant
+    views: int = 100_000,  # of each variant
     size: int = 128,  # height and width of the photographs, pixels
     only: str = None,  # names of variants, comma separated; none: all
     jobs: int = 1,  # variants to train at the same time
@@ -82,8 +85,11 @@ def ablations(
         write_file(Path(out) / "ablations.txt", describe_environment() + "\n")
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
             threads = max(1, (os.cpu_count() or 1) // jobs)
-            for run in as_completed([pool.submit(run_variant, name, views, folders, size, threads) for name in todo]):
-                for row in run.result():
-                    print("{variant:22} {views:8,} views  {data:12} {accuracy:.3f} +- {standard_error:.3f}  {minutes} min".format(**row), flush=True)
-                    rows.append(row)
-                pd.DataFrame(rows).to_csv(file, index=False)
+            try:
+                for run in as_completed([pool.submit(run_variant, name, views, folders, size, threads) for name in todo]):
+                    for row in run.result():
+                        print("{variant:30} {views:8,} views  {data:12} {accuracy:.3f} +- {standard_error:.3f}  {minutes} min".format(**row), flush=True)
+                        rows.append(row)
+                    rows.sort(key=lambda row: list(VARIANTS).index(row["variant"]))
+                    pd.DataFrame(rows).to_csv(file, index=False)
+            finally: pool.shutdown(cancel_futures=True)  # or the others would go on for hours before an error is seen

@@ -209,7 +209,7 @@ def test_split_is_made_once(clothes, tmp_path):
 
 
 def test_pretrain_goes_on(tmp_path):
-    tiny = ["--surfaces", "6", "--shapes", "5", "--drawings", "10", "--views", "128", "--batch_size", "64", "--size", "32"]
+    tiny = ["--surfaces", "6", "--shapes", "5", "--drawings", "10", "--views", "128", "--batch_size", "64", "--size", "48"]
     assert run("transfer_pretrain", "--out", tmp_path / "a", *tiny).returncode == 0
     card = json.loads((tmp_path / "a" / "resnet18_formulas.json").read_text())
     assert card["settings"]["shapes"] == 5 and card["views"] == 128 and 0 <= card["log"][-1]["source_accuracy"] <= 1

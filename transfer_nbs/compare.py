@@ -81,6 +81,8 @@ class CompareSettings:
         for name in ("seeds", "epochs", "size", "lr"):
             if not 0 < getattr(self, name) < float("inf"): raise ValueError(f"{name} is {getattr(self, name)}: it must be above 0")
         if self.batch_size < 2: raise ValueError(f"batch_size is {self.batch_size}: a BN layer can't train on single images, so give 2 or more")
+        if self.size < 32:  # a strided convolution would be given single pixels, and in bfloat16 PyTorch makes its gradient of whatever is in memory
+            raise ValueError(f"size is {self.size}: most networks divide it by 32, so give 32 or more")
 
 # %% ../nbs/09_compare.ipynb #cell-13
 def check_policy(

@@ -122,7 +122,7 @@ class PretrainSettings:
         for name, value in asdict(self).items():
             if isinstance(value, int | float) and name != "seed" and value <= 0: raise ValueError(f"{name} is {value}: it must be above 0")
         if self.held_out >= self.drawings: raise ValueError(f"held_out is {self.held_out}: it must be below drawings ({self.drawings})")
-        for name, least in (("shapes", 2), ("batch_size", 2), ("size", 32), ("views", self.batch_size)):
+        for name, least in (("shapes", 2), ("batch_size", 2), ("size", 48), ("views", self.batch_size)):  # half of 48: as small as the network can learn from
             if getattr(self, name) < least: raise ValueError(f"{name} is {getattr(self, name)}: give {least} or more" + ", at least a batch" * (name == "views"))
         for what, said, known in (("objective", self.objectives, OBJECTIVES), ("family", self.without, {**SURFACES, **SHAPES})):
             for name in said.split(",") if said or what == "objective" else ():
