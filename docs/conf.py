@@ -23,6 +23,8 @@ myst_enable_extensions = ["dollarmath", "attrs_inline"]
 myst_heading_anchors = 3
 html_math_renderer = "mathml"
 
+smartquotes_action = "qe"  # quotes and ellipses; the dashes of --options stay
+
 html_theme = "furo"
 html_static_path = ["static"]
 html_css_files, html_js_files = ["site.css"], ["site.js"]

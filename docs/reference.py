@@ -186,7 +186,7 @@ def commands_page() -> str:
         lines += [f"## {name}", "", inspect.cleandoc(target.__doc__), "", "```sh", " ".join([name, *places, "[OPTIONS]"]), "```", "",
                   "| option | default | meaning |", "|---|---|---|"]
         for action in actions:
-            default = "" if action.default in (None, False) or not action.option_strings else str(action.default).replace(",", ", ")
+            default = "" if action.default is None or action.default is False or not action.option_strings else str(action.default).replace(",", ", ")
             lines.append(f"| {code(', '.join(action.option_strings) or action.dest.upper())} | {code(default)} | {meaning(str(action.help).split(' (default: ')[0])} |")
         lines.append("")
     return "\n".join(lines)

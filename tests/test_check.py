@@ -104,6 +104,8 @@ def troubled(tmp_path):
     add("no picture", cats + "notes.txt", b"notes")
     add("no picture", cats + "noextension", b"")
     add_picture("skipped picture", cats + "leap.gif", picture(51))
+    add("skipped picture", cats + "telephone.heic", struct.pack(">I", 24) + b"ftypheic" + bytes(500))
+    add("no picture", cats + "film.mp4", struct.pack(">I", 24) + b"ftypisom" + bytes(500))
     add_picture("outside", "train/stray.jpg", picture(52))
     add_picture("outside", "top.jpg", picture(53))
     add_picture("wrong extension", cats + "png.jpg", picture(54), format="PNG")

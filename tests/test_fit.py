@@ -291,10 +291,20 @@ def test_best_of_a_comparison(figures, table, compared, tmp_path):
     assert "chosen by them too, as the most accurate of 2 recipes" in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_a_named_recipe_with_the_settings_of_a_comparison(figures, compared, tmp_path):
+    "The cheapest instead of the winner, say: settings and split are the comparison's, and the card doesn't call it the most accurate."
+    loser = next(name for name in ("bn_eval", "feature_extractor") if name != read_winner(compared)[0])
+    done = run("transfer_fit", figures, "--recipe", loser, "--from", compared, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    bundle = load_bundle(tmp_path / "out")
+    assert (bundle.settings["recipe"], bundle.settings["size"], bundle.settings["lr"], bundle.results["test"]["images"]) == (loser, 32, 0.01, 18)
+    assert bundle.results["valid"]["epochs"] == json.loads((compared / "runs" / f"{loser}-0.json").read_text())["history"]
+    assert "most accurate" not in (tmp_path / "out" / "README.md").read_text()
+
+
 def test_best_is_refused_where_it_does_not_fit(figures, compared, tmp_path, capsys):
     out, best = dict(out=tmp_path / "out"), dict(recipe="best", from_run=compared, out=tmp_path / "out")
     assert_one_line_error(run("transfer_fit", figures, "--recipe", "best", "--out", tmp_path / "out"), "--from RUN")
-    assert_refused(capsys, figures, "goes with --recipe best", recipe="bn_eval", from_run=compared, **out)
     assert_refused(capsys, figures, "no comparison there", recipe="best", from_run=tmp_path, **out)
     assert_refused(capsys, figures, "lr is 0.5", "compared with 0.01", **best, lr=0.5)
     assert_refused(capsys, figures, "on other images", "another split", **best, test_fraction=0.1)

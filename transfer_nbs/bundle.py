@@ -6,8 +6,8 @@
 __all__ = ['HEADS', 'CARD', 'FORMAT', 'FORMAT_VERSION', 'BUNDLE_FILES', 'FACTS', 'prepare_image', 'image_batches', 'Bundle',
            'describe_recipe', 'current_versions', 'calibration_table', 'calibration_error', 'fit_temperature',
            'plot_calibration', 'measure', 'describe_settings', 'make_bundle', 'model_card', 'check_free', 'save_bundle',
-           'load_bundle', 'export_onnx', 'list_images', 'check_answers', 'most_likely', 'format_predictions',
-           'transfer_predict']
+           'load_bundle', 'check_onnx', 'export_onnx', 'list_images', 'check_answers', 'most_likely',
+           'format_predictions', 'transfer_predict']
 
 # %% ../nbs/31_bundle.ipynb #cell-3
 import glob
@@ -494,6 +494,13 @@ def load_bundle(
     return Bundle(model=model, **{field.name: facts[field.name] for field in fields(Bundle) if field.name not in ("model", "spec")}, spec=spec)
 
 # %% ../nbs/31_bundle.ipynb #cell-57
+def check_onnx() -> None:
+    "Raise ModuleNotFoundError where the extra `onnx` isn't installed."
+    try: import onnx, onnxruntime, onnxscript
+    except ImportError as error:
+        raise ModuleNotFoundError(f"{error.name} isn't installed, and ONNX files are made with it; run: pip install 'transfer_nbs[onnx]'") from error
+
+
 def export_onnx(
     path: str | Path,  # the folder of a bundle; gets model.onnx
     images: Sequence[str | Path],  # files to compare on; the more like those to come, the better
@@ -503,9 +510,8 @@ def export_onnx(
     """Add model.onnx to a bundle: images (N, 3, size, size), prepared as `prepare_image` and `normalize` do, to logits (N, classes).
 
     Raises ModuleNotFoundError where the extra `onnx` isn't installed, ValueError where the logits differ or no image can be read."""
-    try: import onnx, onnxruntime, onnxscript
-    except ImportError as error:
-        raise ModuleNotFoundError(f"{error.name} isn't installed, and ONNX files are made with it; run: pip install 'transfer_nbs[onnx]'") from error
+    check_onnx()
+    import onnx, onnxruntime
     path = Path(path)
     bundle = load_bundle(path)
     batches = [batch for kept, batch, _ in image_batches(images, bundle.spec) if kept]

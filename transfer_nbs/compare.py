@@ -566,10 +566,10 @@ def transfer_compare(
     size: int = None,  # height and width for the network, pixels; 96 with the bundled weights, else 224
     batch_size: int = 16,  # images at a time
     lr: float = 0.004,  # learning rate of the head at the beginning of a phase; falls to 0 along a cosine
-    arch: str = "resnet18",  # a classification network of torchvision
-    weights: str = "bundled",  # bundled, imagenet, or a file (.safetensors or .pth)
+    arch: str = "resnet18",  # a network by torchvision's name, such as resnet34 or mobilenet_v2
+    weights: str = "bundled",  # imagenet, the choice for photographs, downloaded once; bundled, made from formulas, for resnet18 alone; or a file (.safetensors or .pth)
     order: str = "shuffled",  # how a folder without train and valid is split: shuffled, or first (the article's way)
-    valid_fraction: float = None,  # share of it that is held out; 0.2, for the practice data 0.5
+    valid_fraction: float = None,  # share of each class to validate on, where the folder has no valid part; 0.2, for the practice data 0.5
     test_fraction: float = 0.0,  # share that is set aside, seen by no recipe, for transfer_fit to measure the winner on
     device: str = "auto",  # auto, cpu, cuda or mps
     precision: str = "auto",  # auto, bfloat16 or float32

@@ -320,12 +320,12 @@ PICTURES = """
 {% if worst %}<p>{% if wrong == 1 %}The only mistake{% else %}{{ worst|length }} of {{ wrong }} mistakes{% endif %}, those first that leave the least probability for the label; cut as the model sees them.</p>{{ sheet(worst, "worst") }}
 {% else %}<p>None: every answer is right.</p>{% endif %}</section>
 <section aria-labelledby="labels"><h2 id="labels">Labels that look wrong</h2>
-{% if suspects is none %}<p>To have the labels checked, run <code>pip install 'transfer_nbs[review]'</code> and make this page again.</p>
+{% if suspects is none %}<p>To have the labels checked, run <code>pip install 'transfer_nbs[review]'</code>, delete this page and give the same <code>transfer_fit</code> again, which trains nothing anew.</p>
 {% else %}<p>Judged by confident learning (cleanlab): images for which the model is as sure of another class as it is where it is right. They are suspects; look at each before you move it. A mistake above that stands here too may be the label's, not the model's. The model is wrong on {{ wrong }} of {{ judged }} images: the more often it is, the more of the suspects are its own mistakes.</p>
 {% if suspects %}<p>{{ suspects|length }} of {{ suspected }}, the most suspicious first; whole pictures.</p>{{ sheet(suspects, "suspects") }}{% else %}<p>None of the {{ judged }} images judged.</p>{% endif %}{% endif %}
-<p class="soft">Only images that the model did not learn from can be judged, {{ judged }} here. The {{ learned }} training images were not: the model has learned their labels, right or wrong. Another split (another seed) has others to judge.</p></section>
+<p class="soft">Only images that the model did not learn from can be judged, {{ judged }} here. The {{ learned }} training images were not: the model has learned their labels, right or wrong. Another split has others to judge: <code>transfer_split</code> with another <code>--seed</code>, and a bundle of that.</p></section>
 <section aria-labelledby="looks"><h2 id="looks">Where it looks</h2>
-{% if right_looks is none %}<p>To see where the model looks, run <code>pip install 'transfer_nbs[review]'</code> and make this page again.</p>
+{% if right_looks is none %}<p>To see where the model looks, run <code>pip install 'transfer_nbs[review]'</code>, delete this page and give the same <code>transfer_fit</code> again, which trains nothing anew.</p>
 {% else %}<p>Grad-CAM (captum): bright is what speaks for the answer, as coarse as the network's last feature maps, {{ coarse }}. A model that looks at the background is likely to fail before another one.</p>
 {% if right_looks %}<h3>Right answers</h3>{{ looks(right_looks, "right-looks") }}{% endif %}
 {% if wrong_looks %}<h3>Wrong answers</h3>{{ looks(wrong_looks, "wrong-looks") }}{% endif %}{% endif %}</section>

@@ -102,9 +102,12 @@ def find_sides(
         raise ValueError(f"{folder}: has {', '.join(like_sides)} but no train; name the folder to train on 'train'")
     if not sides:
         train = folder / "train"
+        keep = f", and put {folder / 'test'} into NEW" if "test" in names else ""
         raise ValueError(f"{folder}: has train but no valid, val or validation beside it; give {train} itself to have "
-                         f"it split on the fly, or make both sides with transfer_split")
+                         f"it split on the fly, or make both sides with transfer_split {train} NEW{keep}")
     if len(sides) > 1: raise ValueError(f"{folder}: has {' and '.join(sides)}; keep one of them to validate on")
+    strange = sorted(name for name in names - {"train", "test", *sides} if name.lower() in SPLIT_NAMES)
+    if strange: warnings.warn(f"{folder}: {listed(strange)} not read; the folder to train on is called train, the one to test on test", stacklevel=2)
     classes = {side: {path.name for path in class_folders(folder / side)} for side in ("train", sides[0])}
     missing, extra = sorted(classes["train"] - classes[sides[0]]), sorted(classes[sides[0]] - classes["train"])
     if missing or extra:

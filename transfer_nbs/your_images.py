@@ -24,7 +24,7 @@ import torch
 from fastcore.script import call_parse, store_true
 from safetensors import SafetensorError
 
-from .bundle import Bundle, check_free, describe_settings, export_onnx, load_bundle, make_bundle, save_bundle
+from .bundle import Bundle, check_free, check_onnx, describe_settings, export_onnx, load_bundle, make_bundle, save_bundle
 from .compare import RECIPES, CompareSettings, build_model, check_recipes, check_writable, compare_with_best, read_run, split_hash, train_recipe
 from .data import ImageSpec, read_folder, read_test
 from .review import write_review
@@ -292,21 +292,21 @@ OF_THE_RUN = ("size", "batch_size", "lr", "arch", "weights")  # settings that a 
 
 def choose_settings(
     recipe: str,  # a recipe's name, or "best"
-    run: str | None,  # folder of a comparison, for "best"
+    run: str | None,  # folder of a comparison, from which everything comes that is not given
     given: dict,  # options by name, None where one wasn't given
 ) -> tuple[FitSettings, dict | None]:  # and what run.json says
     "The settings of a training, from options and perhaps a comparison. Raises ValueError where they contradict each other."
-    if (recipe == "best") != (run is not None):
-        raise ValueError("--recipe best takes the winner of a comparison: give its folder as --from RUN" if run is None else f"--from {run} goes with --recipe best, not {recipe}")
+    if recipe == "best" and run is None:
+        raise ValueError("--recipe best takes the winner of a comparison: give its folder as --from RUN, or name a recipe instead, such as --recipe bn_eval")
     given = {name: value for name, value in given.items() if value is not None}
     if run is None:
         return FitSettings(recipe, **{"size": 96 if given.get("weights", "bundled") == "bundled" else 224, **given}), None
-    name, record = read_winner(run)
+    winner, record = read_winner(run)
     said = record["settings"]
     for option in OF_THE_RUN:
         if given.get(option, said[option]) != said[option]:
             raise ValueError(f"{option} is {given[option]}, but {run} compared with {said[option]}, and another may have won with yours: leave --{option} out, or compare anew")
-    return FitSettings(name, **{option: said[option] for option in (*OF_THE_RUN, "epochs", "device", "precision")} | given), record
+    return FitSettings(winner if recipe == "best" else recipe, **{option: said[option] for option in (*OF_THE_RUN, "epochs", "device", "precision")} | given), record
 
 # %% ../nbs/10_your_images.ipynb #35be375d
 def format_results(
@@ -321,28 +321,29 @@ def format_results(
 @call_parse
 def transfer_fit(
     folder: str,  # folder of images, FOLDER/<class>/... or FOLDER/train/<class>/... with valid and perhaps test
-    recipe: str = "best",  # the name of a recipe, as for transfer_compare, or best: the winner of --from
-    from_run: str = None,  # folder of a transfer_compare of the same images; --from will do
+    recipe: str = "best",  # the name of a recipe, as for transfer_compare, or best, which needs --from: its winner
+    from_run: str = None,  # or --from: folder of a finished transfer_compare of the same images, whose settings are used
     out: str = "runs/bundle",  # folder for the bundle; while it trains, what is needed to go on is in OUT.checkpoint
-    epochs: int = None,  # at most; 2, or as many as in --from
-    size: int = None,  # height and width for the network, pixels; 96 with the bundled weights, else 224
-    batch_size: int = None,  # images at a time; 16
-    lr: float = None,  # learning rate of the head at the beginning of a phase; 0.004
-    arch: str = None,  # a classification network of torchvision; resnet18
-    weights: str = None,  # bundled, imagenet, or a file (.safetensors or .pth); bundled
+    epochs: int = None,  # how many; as in --from, else 2
+    size: int = None,  # height and width for the network, pixels; as in --from, else 96 with the bundled weights and 224 with others
+    batch_size: int = None,  # images at a time; as in --from, else 16
+    lr: float = None,  # learning rate of the head at the beginning of a phase; as in --from, else 0.004
+    arch: str = None,  # a network by torchvision's name, such as resnet34 or mobilenet_v2; as in --from, else resnet18
+    weights: str = None,  # imagenet, the choice for photographs; bundled, made from formulas, for resnet18 alone; or a file (.safetensors or .pth); as in --from, else bundled
     seed: int = 0,  # of the head's weights, of order and dropout
-    order: str = None,  # how a folder without train and valid is split: shuffled, or first (the article's way); shuffled
-    valid_fraction: float = None,  # share of it that is held out; 0.2
-    test_fraction: float = None,  # share that is set aside for the very end, where the folder has no test part; 0
+    order: str = None,  # how a folder without train and valid is split: shuffled, or first (the article's way); as in --from, else shuffled
+    valid_fraction: float = None,  # share of each class to validate on, where the folder has no valid part; as in --from, else 0.2
+    test_fraction: float = None,  # share that is set aside for the very end, where the folder has no test part; as in --from, else 0
     balance: str = "none",  # where classes are of different sizes: weights (in the loss), sampling (of images), or none
     patience: int = 0,  # stop after so many epochs of the last phase without a lower validation loss; 0: never
     device: str = None,  # auto, cpu, cuda or mps; auto
     precision: str = None,  # auto, bfloat16 or float32; auto
-    tensorboard: str = None,  # folder for TensorBoard's logs
-    onnx: store_true = False,  # add model.onnx, compared with PyTorch on the validation images
+    tensorboard: str = None,  # folder for TensorBoard's logs; needs the extra tensorboard
+    onnx: store_true = False,  # add model.onnx, compared with PyTorch on the validation images, to a finished bundle too; needs the extra onnx
 ):
     "Train one recipe on a folder of images and write a bundle; killed at any moment, the same command goes on. Exit status 130: stopped by Ctrl-C."
     with user_errors("transfer_fit"):
+        if onnx: check_onnx()  # before an hour goes into the training
         given = dict(epochs=epochs, size=size, batch_size=batch_size, lr=lr, arch=arch, weights=weights, device=device, precision=precision)
         settings, record = choose_settings(recipe, from_run, {**given, "seed": seed, "balance": balance, "patience": patience})
         how = {**(record or {}).get("split", {}), **{name: value for name, value in dict(order=order, valid_fraction=valid_fraction, test_fraction=test_fraction).items() if value is not None}}
@@ -351,7 +352,7 @@ def transfer_fit(
         counts, device = table.groupby("split").size(), choose_device(settings.device)
         print(f"{folder}: {table['class'].nunique()} classes, {counts['train']} images to train on, {counts['valid']} to choose by, {counts.get('test', 0)} for the test")
         print(f"{settings.recipe}, {settings.arch}, weights {settings.weights}, {settings.size} px; {choose_precision(device, precision=settings.precision).reason}")
-        chosen_from = f"{len(record['settings']['recipes'])} recipes" if record else ""
+        chosen_from = f"{len(record['settings']['recipes'])} recipes" if recipe == "best" else ""
         bundle = fit_bundle(settings, table, folder, out=out, chosen_from=chosen_from, tensorboard=tensorboard)
         if onnx and not (Path(out) / "model.onnx").exists(): export_onnx(out, [Path(folder) / file for file in table["file"][table["split"] == "valid"]])
         if not (Path(out) / "review.html").exists(): write_review(out, table, folder, history=pd.DataFrame(bundle.results["valid"]["epochs"]), device=settings.device)
