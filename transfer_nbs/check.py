@@ -34,7 +34,7 @@ class Kind(NamedTuple):
 
 FEW, RARE, FAR = 10, 10, 4  # pictures in a small class; times rarer than the most common class; times smaller or larger than the median
 KINDS = {  # what matters most comes first
-    "leak": Kind("spoils", "one picture on two sides of the split", "remove it from one side, or put the sides together again and leave the split to this package"),
+    "leak": Kind("spoils", "one picture on two sides of the split", "remove it from one side, or put the sides together and split anew"),
     "two labels": Kind("spoils", "one picture in two classes", "decide which label is right and remove the other file"),
     "layout": Kind("spoils", "classes or sides that can't be used as they are", "arrange the folders as the line says"),
     "empty class": Kind("spoils", "a class without a picture that can be decoded", "add pictures or remove the folder"),
