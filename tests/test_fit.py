@@ -7,8 +7,10 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import pandas as pd
 import pytest
@@ -314,6 +316,12 @@ def test_best_is_refused_where_it_does_not_fit(figures, compared, tmp_path, caps
     shutil.copytree(compared, tmp_path / "unfinished")
     (tmp_path / "unfinished" / "runs" / "bn_eval-0.json").unlink()
     assert_refused(capsys, figures, "isn't finished (bn_eval to come)", **{**best, "from_run": tmp_path / "unfinished"})
+    assert not (tmp_path / "out").exists() and not checkpoint_path(tmp_path / "out").exists()
+
+
+def test_what_onnx_needs_is_asked_for_before_the_training(figures, tmp_path, capsys):
+    with patch.dict(sys.modules, onnx=None):
+        assert_refused(capsys, figures, "onnx isn't installed", "transfer_nbs[onnx]", recipe="bn_eval", onnx=True, out=tmp_path / "out")
     assert not (tmp_path / "out").exists() and not checkpoint_path(tmp_path / "out").exists()
 
 
