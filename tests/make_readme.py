@@ -9,11 +9,18 @@ from nbconvert import MarkdownExporter
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def as_prose(cell: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    "A code cell that is shown, as Markdown: its code, and below it what came out."
+    outputs = [output.get("text") or output.data["text/plain"] for output in cell.outputs]
+    blocks = [f"```python\n{cell.source}\n```", *(f"```text\n{text.rstrip()}\n```" for text in outputs)]
+    return nbformat.v4.new_markdown_cell("\n\n".join(blocks))
+
+
 def readme() -> str:
-    "The text of README.md: the notebook's prose and outputs, without its code."
+    "The text of README.md: the notebook's prose, the code that is shown, and outputs."
     notebook = nbformat.read(ROOT / "nbs" / "index.ipynb", as_version=4)
-    shown = [cell for cell in notebook.cells if cell.cell_type == "markdown" or "#| echo: false" in cell.source]
-    notebook.cells = shown
+    shown = [cell for cell in notebook.cells if cell.cell_type == "markdown" or "#| echo: false" in cell.source or "#| hide" not in cell.source]
+    notebook.cells = [cell if cell.cell_type == "markdown" or "#| echo: false" in cell.source else as_prose(cell) for cell in shown]
     exporter = MarkdownExporter(exclude_input=True, exclude_output_prompt=True)
     text, _ = exporter.from_notebook_node(notebook)
     text = re.sub(r"\]\((results/|\d\d_)", r"](nbs/\1", text)  # from here, the notebooks are one folder down

@@ -98,8 +98,16 @@ def run_all(page, address, path):
     pytest.fail(f"not done in {SLOWEST} seconds")
 
 
+@pytest.fixture
+def stop_kernels(lab):
+    "However a test ends, its kernel does: the next test would wait for one that is busy."
+    yield
+    for kernel in kernels(lab[0]):
+        urllib.request.urlopen(urllib.request.Request(f"{lab[0]}/api/kernels/{kernel['id']}?token=secret", method="DELETE")).close()
+
+
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_run_all(notebook, lab, browser):
+def test_run_all(notebook, lab, browser, stop_kernels):
     address, folder = lab
     page = open_notebook(browser, address, notebook.stem)
     cells = run_all(page, address, folder / notebook.name)
@@ -113,11 +121,9 @@ def test_run_all(notebook, lab, browser):
     again = save(page, folder / notebook.name)  # what is written now is what the page could read
     assert [(cell.execution_count, cell.outputs) for cell in again] == [(cell.execution_count, cell.outputs) for cell in cells]
     page.context.close()
-    for kernel in kernels(address):
-        urllib.request.urlopen(urllib.request.Request(f"{address}/api/kernels/{kernel['id']}?token=secret", method="DELETE")).close()
 
 
-def test_progress_bar(lab, browser):
+def test_progress_bar(lab, browser, stop_kernels):
     "A bar is seen while something takes long, in the colours of ordinary output, and nothing is left of it."
     address, folder = lab
     source = ("import os, time\nos.environ.pop('TQDM_DISABLE')\nfrom transfer_nbs.split import progress_bar\n"

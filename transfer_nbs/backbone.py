@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BUNDLED_ARCH', 'BUNDLED_WEIGHTS', 'eval_mode', 'ShallowTracer', 'network_steps', 'tokens_to_map', 'cut_body',
-           'feature_count', 'bundled_weights', 'read_weights', 'load_body', 'create_body', 'linear_head', 'get_model',
-           'bn_layers', 'describe_body']
+           'feature_count', 'bundled_weights', 'read_weights', 'load_body', 'create_body', 'colour_statistics',
+           'linear_head', 'get_model', 'bn_layers', 'describe_body']
 
 # %% ../nbs/02_backbone.ipynb #cell-3
 import difflib
@@ -235,6 +235,14 @@ def create_body(
         tensors = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", name): value for name, value in tensors.items()}
     load_body(body, tensors, classifier=classifier, source=source)
     return body
+
+# %% ../nbs/02_backbone.ipynb #687a6561
+def colour_statistics(
+    arch: str,  # a classification network of torchvision
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:  # mean and standard deviation of red, green and blue in [0, 1]
+    "The numbers that torchvision's weights for a network expect colours to be normalised by."
+    preset = models.get_model_weights(arch).DEFAULT.transforms()
+    return tuple(preset.mean), tuple(preset.std)
 
 # %% ../nbs/02_backbone.ipynb #cell-47
 def linear_head(

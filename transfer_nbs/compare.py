@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['TECHNIQUES', 'BASELINES', 'RECIPES', 'STRONG', 'MUTED', 'INK', 'PRACTICE_IMAGES', 'PRACTICE_VALID', 'CompareSettings',
-           'check_policy', 'check_recipes', 'build_model', 'PeakMemory', 'Trained', 'train_recipe', 'run_recipe',
-           'check_writable', 'open_run', 'read_run', 'split_hash', 'compare', 'accuracy_interval', 'compare_pairs',
-           'compare_with_best', 'plot_compare', 'format_table', 'summarize', 'write_tables', 'transfer_compare']
+           'check_policy', 'check_recipes', 'build_model', 'PeakMemory', 'image_spec', 'Trained', 'train_recipe',
+           'run_recipe', 'check_writable', 'open_run', 'read_run', 'split_hash', 'compare', 'accuracy_interval',
+           'compare_pairs', 'compare_with_best', 'plot_compare', 'format_table', 'summarize', 'write_tables',
+           'transfer_compare']
 
 # %% ../nbs/09_compare.ipynb #cell-3
 import difflib
@@ -39,7 +40,7 @@ from matplotlib.transforms import ScaledTranslation
 from torch import nn
 from tqdm import tqdm
 
-from .backbone import bn_layers, create_body, describe_body, feature_count, get_model
+from .backbone import bn_layers, colour_statistics, create_body, describe_body, feature_count, get_model
 from .bn_eval import FeatureStore, bn_eval, set_bn_policy
 from .bn_trainable import bn_trainable
 from .clothes import practice_folder
@@ -152,6 +153,15 @@ class PeakMemory:
             self.done.set()
             self.watcher.join()
 
+# %% ../nbs/09_compare.ipynb #74086e38
+def image_spec(
+    settings: CompareSettings,
+    table: pd.DataFrame,  # with a column "class"
+) -> ImageSpec:
+    "What a model of these settings expects of images: its classes in the order of their names, a size, and the colours that its weights know."
+    mean, std = colour_statistics(settings.arch)
+    return ImageSpec(tuple(sorted(set(table["class"]))), size=settings.size, mean=mean, std=std)
+
 # %% ../nbs/09_compare.ipynb #a0e60db1
 class Trained(NamedTuple):
     "What came out of a training."
@@ -175,7 +185,7 @@ def train_recipe(
     **going_on,  # `after_epoch` and `resume` of `fit`
 ) -> Trained:
     "Train one recipe with one seed."
-    spec = ImageSpec(tuple(sorted(set(table["class"]))), size=settings.size)
+    spec = image_spec(settings, table)
     train_loader, valid_loader = make_loaders(table, folder, spec, batch_size=settings.batch_size, seed=seed, balanced=balance == "sampling")
     counts = torch.bincount(train_loader.dataset.labels).float()
     class_weights = counts.sum() / (len(counts) * counts) if balance == "weights" else None  # 1 where all classes are of one size

@@ -6,8 +6,8 @@
 __all__ = ['Groups', 'from_scratch', 'random_features', 'Precision', 'choose_device', 'choose_precision', 'measured_precisions',
            'hold_memory', 'release_memory', 'slow_gradients', 'describe_choices', 'describe_environment', 'fusable',
            'inference_copy', 'Evaluation', 'evaluate', 'to_device', 'all_parameters', 'body_and_head', 'check_groups',
-           'Phase', 'Recipe', 'divide_epochs', 'train_epoch', 'start_phase', 'depthwise', 'quick_depthwise',
-           'frozen_weights_cast', 'fit', 'plot_history']
+           'Phase', 'Recipe', 'divide_epochs', 'train_epoch', 'start_phase', 'fit', 'depthwise', 'quick_depthwise',
+           'frozen_weights_cast', 'plot_history']
 
 # %% ../nbs/03_training.ipynb #cell-3
 import copy
@@ -380,6 +380,85 @@ def start_phase(
     trained = [dict(params=group, lr=lr * rate) for group, rate in zip(groups, phase.rates) if rate is not None]
     return torch.optim.Adam(trained, fused=True)  # fused: one pass over all parameters
 
+# %% ../nbs/03_training.ipynb #cdb6c17e
+def _random_state(device: torch.device) -> list[torch.Tensor]:
+    "Of torch's generators: the CPU's, and the GPU's where there is one."
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
+def _set_random_state(states: list[torch.Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    if device.type == "cuda": torch.cuda.set_rng_state(states[1], device)
+
+
+def fit(
+    model: nn.Module,  # images to logits
+    train_loader: DataLoader,  # batches of images and labels, shuffled, as `make_loaders` makes them
+    valid_loader: DataLoader,  # likewise, in a fixed order
+    recipe: Recipe,  # its groups and phases; head, BN policy and weights are the model's already
+    *,
+    epochs: int = 2,  # in all, divided among the phases
+    lr: float = 0.004,  # multiplied by the rate of each group; falls along a cosine to 0 within each phase
+    seed: int = 0,  # of all that is random in training, such as dropout
+    precision: Precision | None = None,  # None: choose for the model's device
+    features=None,  # a `FeatureStore`: what a frozen body makes of the images is computed once; None: in each epoch
+    bar: tqdm | None = None,  # a progress bar to move on by each image; None: show one
+    evaluations: list[Evaluation] | None = None,  # gets the evaluation of each epoch, where one wants more than its row
+    class_weights: torch.Tensor | None = None,  # (classes,), how much an image of each counts in training; None: all alike
+    after_epoch: Callable[[dict], bool] | None = None,  # called with all that is needed to go on from here; whether to stop
+    resume: dict | None = None,  # what `after_epoch` was given once, with the same other arguments; None: begin
+) -> pd.DataFrame:  # a row for each epoch: phase, epoch, loss and accuracy on both sets
+    """Train a model through the phases of a recipe, and evaluate it after each epoch.
+
+    The order of the images and their augmentation come from the loader's own seed. Raises ValueError where groups
+    overlap or leave out a parameter, and where the BN layers are not as the recipe wants them.
+    """
+    device = next(model.parameters()).device
+    precision = precision or choose_precision(device)
+    if precision.channels_last: model.to(memory_format=torch.channels_last)
+    groups, history, begun = recipe.groups(model), list(resume["history"]) if resume else [], 0
+    check_groups(model, groups)
+    if resume: model.load_state_dict(resume["model"])
+    if class_weights is not None: class_weights = class_weights.to(device)
+
+    images = len(train_loader.dataset) + len(valid_loader.dataset)
+    own_bar = progress_bar(total=epochs * images, initial=len(history) * images, unit="image") if bar is None else nullcontext(bar)
+    with own_bar as bar, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        if resume: _set_random_state(resume["random"], device)
+        for number, (phase, length) in enumerate(zip(recipe.phases, divide_epochs(recipe.phases, epochs)), start=1):
+            done, begun = min(length, len(history) - begun), begun + length  # epochs of this phase, and of all up to its end
+            if done == length: continue
+            optimizer = start_phase(groups, phase, lr)
+            model.train()  # a body in train mode is no function, unless its BN layers refuse
+            if recipe.bn in ("weights", "frozen") and any(layer.training for layer in bn_layers(model.body).values()):
+                raise ValueError(f"{recipe.name} holds the BN layers of the body, and this model's are in train mode: call set_bn_policy(model.body, {recipe.bn!r}) first")
+            frozen_body = features and features.open(model.body, precision=precision)
+
+            def part_and_batches(loader):  # the head and what a frozen body makes of the images; or the whole model and the images
+                return (model.head, frozen_body(loader, epoch=len(history))) if frozen_body else (model, loader)
+
+            schedule = CosineAnnealingLR(optimizer, T_max=length * len(train_loader))  # from the phase's rates down to 0
+            if done:
+                optimizer.load_state_dict(resume["optimizer"])
+                schedule.load_state_dict(resume["schedule"])
+            for _ in range(done, length):
+                part, batches = part_and_batches(train_loader)
+                start_epoch(train_loader, len(history))
+                with frozen_weights_cast(part, precision), quick_depthwise(part, precision):
+                    train_loss, train_accuracy = train_epoch(part, batches, optimizer, precision=precision, schedule=schedule,
+                                                             class_weights=class_weights, bar=bar)
+                part, batches = part_and_batches(valid_loader)
+                valid = evaluate(part, batches, precision=precision, bar=bar)
+                if evaluations is not None: evaluations.append(valid)
+                history.append(dict(phase=number, epoch=len(history) + 1, train_loss=train_loss, train_accuracy=train_accuracy,
+                                    valid_loss=valid.loss, valid_accuracy=valid.accuracy))
+                if after_epoch is None: continue
+                state = dict(history=list(history), model=model.state_dict(), optimizer=optimizer.state_dict(), schedule=schedule.state_dict(),
+                             random=_random_state(device))
+                if after_epoch(state): return pd.DataFrame(history)
+    return pd.DataFrame(history)
+
 # %% ../nbs/03_training.ipynb #f9de2386
 class _ExactInputGradient(torch.autograd.Function):
     "A convolution whose gradient for its input is computed in float32, and all else as autocast would."
@@ -458,83 +537,6 @@ def frozen_weights_cast(
     try: yield
     finally:
         for p, data in zip(weights, exact): p.data = data
-
-# %% ../nbs/03_training.ipynb #cdb6c17e
-def _random_state(device: torch.device) -> list[torch.Tensor]:
-    "Of torch's generators: the CPU's, and the GPU's where there is one."
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
-
-
-def _set_random_state(states: list[torch.Tensor], device: torch.device) -> None:
-    torch.set_rng_state(states[0])
-    if device.type == "cuda": torch.cuda.set_rng_state(states[1], device)
-
-
-def fit(
-    model: nn.Module,  # images to logits
-    train_loader: DataLoader,  # batches of images and labels, shuffled, as `make_loaders` makes them
-    valid_loader: DataLoader,  # likewise, in a fixed order
-    recipe: Recipe,  # its groups and phases; head, BN policy and weights are the model's already
-    *,
-    epochs: int = 2,  # in all, divided among the phases
-    lr: float = 0.004,  # multiplied by the rate of each group; falls along a cosine to 0 within each phase
-    seed: int = 0,  # of all that is random in training, such as dropout
-    precision: Precision | None = None,  # None: choose for the model's device
-    features=None,  # a `FeatureStore`: what a frozen body makes of the images is computed once; None: in each epoch
-    bar: tqdm | None = None,  # a progress bar to move on by each image; None: show one
-    evaluations: list[Evaluation] | None = None,  # gets the evaluation of each epoch, where one wants more than its row
-    class_weights: torch.Tensor | None = None,  # (classes,), how much an image of each counts in training; None: all alike
-    after_epoch: Callable[[dict], bool] | None = None,  # called with all that is needed to go on from here; whether to stop
-    resume: dict | None = None,  # what `after_epoch` was given once, with the same other arguments; None: begin
-) -> pd.DataFrame:  # a row for each epoch: phase, epoch, loss and accuracy on both sets
-    """Train a model through the phases of a recipe, and evaluate it after each epoch.
-
-    The order of the images and their augmentation come from the loader's own seed. Raises ValueError where groups
-    overlap or leave out a parameter.
-    """
-    device = next(model.parameters()).device
-    precision = precision or choose_precision(device)
-    if precision.channels_last: model.to(memory_format=torch.channels_last)
-    groups, history, begun = recipe.groups(model), list(resume["history"]) if resume else [], 0
-    check_groups(model, groups)
-    if resume: model.load_state_dict(resume["model"])
-    if class_weights is not None: class_weights = class_weights.to(device)
-
-    images = len(train_loader.dataset) + len(valid_loader.dataset)
-    own_bar = progress_bar(total=epochs * images, initial=len(history) * images, unit="image") if bar is None else nullcontext(bar)
-    with own_bar as bar, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        if resume: _set_random_state(resume["random"], device)
-        for number, (phase, length) in enumerate(zip(recipe.phases, divide_epochs(recipe.phases, epochs)), start=1):
-            done, begun = min(length, len(history) - begun), begun + length  # epochs of this phase, and of all up to its end
-            if done == length: continue
-            optimizer = start_phase(groups, phase, lr)
-            model.train()  # a body in train mode is no function, unless its BN layers refuse
-            frozen_body = features and features.open(model.body, precision=precision)
-
-            def part_and_batches(loader):  # the head and what a frozen body makes of the images; or the whole model and the images
-                return (model.head, frozen_body(loader, epoch=len(history))) if frozen_body else (model, loader)
-
-            schedule = CosineAnnealingLR(optimizer, T_max=length * len(train_loader))  # from the phase's rates down to 0
-            if done:
-                optimizer.load_state_dict(resume["optimizer"])
-                schedule.load_state_dict(resume["schedule"])
-            for _ in range(done, length):
-                part, batches = part_and_batches(train_loader)
-                start_epoch(train_loader, len(history))
-                with frozen_weights_cast(part, precision), quick_depthwise(part, precision):
-                    train_loss, train_accuracy = train_epoch(part, batches, optimizer, precision=precision, schedule=schedule,
-                                                             class_weights=class_weights, bar=bar)
-                part, batches = part_and_batches(valid_loader)
-                valid = evaluate(part, batches, precision=precision, bar=bar)
-                if evaluations is not None: evaluations.append(valid)
-                history.append(dict(phase=number, epoch=len(history) + 1, train_loss=train_loss, train_accuracy=train_accuracy,
-                                    valid_loss=valid.loss, valid_accuracy=valid.accuracy))
-                if after_epoch is None: continue
-                state = dict(history=list(history), model=model.state_dict(), optimizer=optimizer.state_dict(), schedule=schedule.state_dict(),
-                             random=_random_state(device))
-                if after_epoch(state): return pd.DataFrame(history)
-    return pd.DataFrame(history)
 
 # %% ../nbs/03_training.ipynb #cell-39
 def plot_history(

@@ -25,8 +25,8 @@ from fastcore.script import call_parse, store_true
 from safetensors import SafetensorError
 
 from .bundle import Bundle, check_free, check_onnx, describe_settings, export_onnx, load_bundle, make_bundle, save_bundle
-from .compare import RECIPES, CompareSettings, build_model, check_recipes, check_writable, compare_with_best, read_run, split_hash, train_recipe
-from .data import ImageSpec, read_folder, read_test
+from .compare import RECIPES, CompareSettings, build_model, check_recipes, check_writable, compare_with_best, image_spec, read_run, split_hash, train_recipe
+from .data import read_folder, read_test
 from .review import write_review
 from .split import in_threads, content_hash, file_stamps, open_image, user_errors, write_file
 from .training import choose_device, choose_precision, divide_epochs
@@ -233,7 +233,7 @@ def fit_bundle(
     model = build_model(RECIPES[settings.recipe], settings.training, num_classes=table["class"].nunique(), seed=settings.seed)
     model.load_state_dict(kept["best"])
     told = {**asdict(settings), "epochs_run": len(history), "kept_epoch": kept["best_epoch"], **({"chosen_from": chosen_from} if chosen_from else {})}
-    bundle = make_bundle(model, ImageSpec(tuple(sorted(set(table["class"]))), size=settings.size), recipe=RECIPES[settings.recipe], settings=told, table=table, folder=folder)
+    bundle = make_bundle(model, image_spec(settings.training, table), recipe=RECIPES[settings.recipe], settings=told, table=table, folder=folder)
     bundle = replace(bundle, results={**bundle.results, "valid": {**bundle.results["valid"], "epochs": history}})
     try: save_bundle(bundle, out)
     except (OSError, SafetensorError) as error:
