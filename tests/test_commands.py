@@ -115,7 +115,7 @@ def test_compare_goes_without_a_cache(compared, clothes, tmp_path):
 
 
 @pytest.mark.parametrize("script, options, word", [("beside_others.py", ["--precision", "float8"], "float8"), ("beside_others.py", ["gone"], "gone"), ("beside_others.py", ["--arch", "resnet81"], "resnet81"),
-                                                   ("growth.py", ["--only", "recipe"], "recipe"), ("check.py", ["gone"], "gone"), ("sharing.py", ["gone"], "gone"), ("shortcuts.py", ["--seeds", "0"], "seeds"), ("old_classes.py", ["gone", "gone.pth"], "gone"), ("stages.py", ["--rounds", "0"], "rounds"), ("compiling.py", ["--rounds", "0"], "rounds")])
+                                                   ("growth.py", ["--only", "recipe"], "recipe"), ("check.py", ["gone"], "gone"), ("sharing.py", ["gone"], "gone"), ("shortcuts.py", ["--seeds", "0"], "seeds"), ("old_classes.py", ["gone", "gone.pth"], "gone"), ("head_first.py", ["--seeds", "0"], "seeds"), ("stages.py", ["--rounds", "0"], "rounds"), ("compiling.py", ["--rounds", "0"], "rounds")])
 def test_benchmarks_name_what_is_wrong(script, options, word, tmp_path):
     folder = Path(__file__).resolve().parent.parent / "benchmarks"
     assert_one_line_error(run("python", folder / script, *options, "--out", tmp_path / "out"), word)

@@ -68,7 +68,9 @@ def assert_same_weights(one, other):
 
 
 def start(*command):
-    return subprocess.Popen([str(BIN / "transfer_fit"), *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    "The command in a process of its own, which hears Ctrl-C even where the tests were told not to, as in the background of a shell."
+    hear = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen([str(BIN / "transfer_fit"), *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=hear)
 
 
 def assert_refused(capsys, folder, *words, **options):

@@ -78,17 +78,17 @@ def save(page, path):
 
 
 def run_all(page, address, path):
-    "Run all cells, and save when the kernel has had nothing to do for some seconds; the code cells."
+    "Run all cells, and save when the kernel has had nothing to do for a second, until all were run; the code cells."
     for cell in code_cells(path): assert cell.execution_count is None
     begun = page.locator(".jp-InputPrompt", has_text=re.compile(r"\[(\*|\d+)\]"))
-    for _ in range(12):  # what is chosen before the page has connected to its kernel goes nowhere
+    for wait in range(120):  # what is chosen before the page has connected to its kernel goes nowhere
         if begun.count(): break
-        choose(page, "Run", "Run All Cells")
-        page.wait_for_timeout(5000)
+        if wait % 10 == 0: choose(page, "Run", "Run All Cells")
+        page.wait_for_timeout(500)
     deadline = time.monotonic() + SLOWEST
     while time.monotonic() < deadline:
         idle = 0
-        while idle < 12:
+        while idle < 4:
             page.wait_for_timeout(250)
             idle = idle + 1 if all(kernel["execution_state"] == "idle" for kernel in kernels(address)) else 0
         cells = save(page, path)
