@@ -411,7 +411,7 @@ def fit(
     """Train a model through the phases of a recipe, and evaluate it after each epoch.
 
     The order of the images and their augmentation come from the loader's own seed. Raises ValueError where groups
-    overlap or leave out a parameter, and where the BN layers are not as the recipe wants them.
+    overlap or leave out a parameter, and where the recipe holds the body's BN layers and the model's are in train mode.
     """
     device = next(model.parameters()).device
     precision = precision or choose_precision(device)
