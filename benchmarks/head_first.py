@@ -7,7 +7,7 @@ Which validation images were right, for each plan and seed, goes into answers.js
 import json
 from pathlib import Path
 
-from fastcore.script import Param, call_parse
+from fastcore.script import call_parse
 
 from transfer_nbs.bn_trainable import body_bn_head
 from transfer_nbs.clothes import practice_folder
@@ -23,26 +23,25 @@ HEAD = Phase((None, None, 1.0))
 def plans(share: float) -> dict[str, tuple[Recipe, int]]:
     "What is compared: recipes and their epochs in all. BN layers are held."
     both = (share, None, 1.0)
-    phases = {"head 1 epoch, then both 1": (HEAD, Phase(both)), "head 1 epoch, then both 2": (HEAD, Phase(both, share=2.0)), "both 2 epochs": (Phase(both),)}
-    return {name: (Recipe(name, steps, groups=body_bn_head, bn="frozen"), 3 if name.endswith("both 2") else 2) for name, steps in phases.items()}
+    steps = {"head 1 epoch, then both 1": ((HEAD, Phase(both)), 2), "head 1 epoch, then both 2": ((HEAD, Phase(both, share=2.0)), 3), "both 2 epochs": ((Phase(both),), 2)}
+    return {name: (Recipe(name, phases, groups=body_bn_head, bn="frozen"), epochs) for name, (phases, epochs) in steps.items()}
 
 
 @call_parse
 def head_first(
-    folder: Param("folder of images, as for transfer_compare; none: the practice data", str, nargs="?", opt=False) = None,
     seeds: int = 5,  # runs of each plan
     out: str = "runs/head_first",  # folder for the result
 ):
-    "Train each plan with some seeds."
+    "Train each plan on the practice data with some seeds."
     with user_errors("head_first"):
         if seeds < 1: raise ValueError(f"seeds is {seeds}: give 1 or more")
         check_writable(out)
-        path = practice_folder(n=PRACTICE_IMAGES) if folder is None else Path(folder)
-        table = read_folder(path, valid_fraction=PRACTICE_VALID)
+        folder = practice_folder(n=PRACTICE_IMAGES)
+        table = read_folder(folder, valid_fraction=PRACTICE_VALID)
         answers = {}
         for share in SHARES:
             for name, (recipe, epochs) in plans(share).items():
-                runs = [train_recipe(recipe, CompareSettings(epochs=epochs), table, path, seed=seed).correct for seed in range(seeds)]
+                runs = [train_recipe(recipe, CompareSettings(epochs=epochs), table, folder, seed=seed).correct for seed in range(seeds)]
                 answers.setdefault(str(share), {})[name] = ["".join("01"[int(right)] for right in run) for run in runs]
                 print(f"body at {share:g}, {name:26}", *(f"{run.mean():.3f}" for run in runs), flush=True)
         write_file(Path(out) / "answers.json", json.dumps(dict(environment=describe_environment(), answers=answers), indent=1) + "\n")

@@ -19,8 +19,8 @@ def as_prose(cell: nbformat.NotebookNode) -> nbformat.NotebookNode:
 def readme() -> str:
     "The text of README.md: the notebook's prose, the code that is shown, and outputs."
     notebook = nbformat.read(ROOT / "nbs" / "index.ipynb", as_version=4)
-    shown = [cell for cell in notebook.cells if cell.cell_type == "markdown" or "#| echo: false" in cell.source or "#| hide" not in cell.source]
-    notebook.cells = [cell if cell.cell_type == "markdown" or "#| echo: false" in cell.source else as_prose(cell) for cell in shown]
+    def is_ready(cell): return cell.cell_type == "markdown" or "#| echo: false" in cell.source
+    notebook.cells = [cell if is_ready(cell) else as_prose(cell) for cell in notebook.cells if is_ready(cell) or "#| hide" not in cell.source]
     exporter = MarkdownExporter(exclude_input=True, exclude_output_prompt=True)
     text, _ = exporter.from_notebook_node(notebook)
     text = re.sub(r"\]\((results/|\d\d_)", r"](nbs/\1", text)  # from here, the notebooks are one folder down
