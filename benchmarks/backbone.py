@@ -18,7 +18,8 @@ from transfer_nbs.clothes import practice_folder
 from transfer_nbs.compare import RECIPES, CompareSettings, accuracy_interval, check_writable, compare_pairs, run_recipe
 from transfer_nbs.data import read_folder
 from transfer_nbs.pretrain import card_text, compute_features, linear_probe
-from transfer_nbs.split import user_errors, write_file
+from transfer_nbs.console import user_errors
+from transfer_nbs.files import write_file
 from transfer_nbs.training import describe_environment
 
 PRACTICE_SEED = 20261  # a seed that nothing else uses

@@ -28,7 +28,8 @@ from transfer_nbs.backbone import bundled_weights, create_body
 from transfer_nbs.clothes import practice_folder
 from transfer_nbs.compare import check_writable
 from transfer_nbs.data import read_folder
-from transfer_nbs.split import content_hash, user_errors
+from transfer_nbs.console import user_errors
+from transfer_nbs.files import content_hash
 
 SCRIPTS = Path(__file__).resolve().parent / "tools"
 OTHERS = ("fastai>=2.8", "lightning", "timm")  # the newest of each that this torch allows

@@ -19,7 +19,8 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from transfer_nbs import check
 from transfer_nbs.check import check_folder, list_places
-from transfer_nbs.split import IMAGE_EXTENSIONS, open_image, user_errors
+from transfer_nbs.console import user_errors
+from transfer_nbs.folders import IMAGE_EXTENSIONS, open_image
 
 LONG_SIDE, FILES = 500, (1000, 10_000, 100_000)  # pixels of the photographs that speed is measured on; files for which memory is measured
 

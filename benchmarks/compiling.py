@@ -13,7 +13,7 @@ from fastcore.script import call_parse
 
 from transfer_nbs.compare import RECIPES, CompareSettings, check_writable
 from transfer_nbs.speed import bare_step, images_per_second
-from transfer_nbs.split import user_errors
+from transfer_nbs.console import user_errors
 from transfer_nbs.training import Precision, choose_device, choose_precision
 
 NETWORKS = (CompareSettings(), CompareSettings(arch="mobilenet_v2", weights="random", size=224))

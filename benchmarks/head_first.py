@@ -13,7 +13,8 @@ from transfer_nbs.bn_trainable import body_bn_head
 from transfer_nbs.clothes import practice_folder
 from transfer_nbs.compare import PRACTICE_IMAGES, PRACTICE_VALID, CompareSettings, check_writable, train_recipe
 from transfer_nbs.data import read_folder
-from transfer_nbs.split import user_errors, write_file
+from transfer_nbs.console import user_errors
+from transfer_nbs.files import write_file
 from transfer_nbs.training import Phase, Recipe, describe_environment
 
 SHARES = (0.01, 0.1)  # of the head's rate, for the body

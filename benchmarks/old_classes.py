@@ -14,7 +14,8 @@ from torchvision import models
 from transfer_nbs.backbone import colour_statistics, read_weights
 from transfer_nbs.compare import accuracy_interval, check_writable
 from transfer_nbs.data import ImageSpec, make_loaders, read_folder
-from transfer_nbs.split import user_errors, write_file
+from transfer_nbs.console import user_errors
+from transfer_nbs.files import write_file
 from transfer_nbs.training import describe_environment, evaluate
 
 

@@ -15,7 +15,7 @@ from transfer_nbs.bn_eval import FeatureStore
 from transfer_nbs.clothes import practice_folder
 from transfer_nbs.compare import PRACTICE_VALID, RECIPES, CompareSettings, check_recipes, check_writable, compare_pairs, run_recipe
 from transfer_nbs.data import read_folder
-from transfer_nbs.split import user_errors
+from transfer_nbs.console import user_errors
 from transfer_nbs.training import describe_environment
 
 SHORTCUTS = ("bfloat16 instead of float32", "pictures stored at 1.5 times the size instead of whole", "frozen bodies see the same crops for every seed instead of its own",

@@ -12,7 +12,7 @@ from transfer_nbs.clothes import practice_folder
 from transfer_nbs.compare import PRACTICE_IMAGES, PRACTICE_VALID, RECIPES, CompareSettings, check_writable, run_recipe
 from transfer_nbs.data import read_folder
 from transfer_nbs.speed import STAGES, limit_seconds, time_recipe
-from transfer_nbs.split import user_errors
+from transfer_nbs.console import user_errors
 from transfer_nbs.training import choose_device, choose_precision, describe_environment
 
 

@@ -25,7 +25,8 @@ from transfer_nbs.bundle import (BUNDLE_FILES, HEADS, Bundle, _digest, current_v
 from transfer_nbs.clothes import make_clothes
 from transfer_nbs.compare import RECIPES, CompareSettings, build_model, train_recipe
 from transfer_nbs.data import ImageSpec, make_loaders, read_folder
-from transfer_nbs.split import content_hash, open_image
+from transfer_nbs.files import content_hash
+from transfer_nbs.folders import open_image
 from transfer_nbs.training import choose_precision, inference_copy
 
 CPU = torch.device("cpu")

@@ -127,7 +127,7 @@ def test_run_all(notebook, lab, browser, close_pages):
 def test_progress_bar(lab, browser, close_pages):
     "A bar is seen while something takes long, in the colours of ordinary output, and nothing is left of it."
     address, folder = lab
-    source = ("import os, time\nos.environ.pop('TQDM_DISABLE')\nfrom transfer_nbs.split import progress_bar\n"
+    source = ("import os, time\nos.environ.pop('TQDM_DISABLE')\nfrom transfer_nbs.console import progress_bar\n"
               "for _ in progress_bar(range(60), desc='looking'): time.sleep(0.1)\nprint('done')")
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)], metadata=dict(kernelspec=dict(name="python3", display_name="python3", language="python")))
     nbformat.write(notebook, folder / "bar.ipynb")

@@ -32,7 +32,8 @@ from .data import ImageSpec, make_loaders, read_folder, show_images, train_trans
 from .discriminative_lr import discriminative_bn_frozen, discriminative_bn_trainable, update_lr
 from .feature_extractor import count_trainable, feature_extractor, freeze, snapshot, unfreeze, verify_frozen
 from .review import write_review
-from .split import find_images, open_image, split_folder, split_images
+from .folders import find_images, open_image
+from .split import split_folder, split_images
 from .training import (Phase, Recipe, all_parameters, body_and_head, choose_device, choose_precision, describe_environment,
                                    evaluate, fit, from_scratch, plot_history, random_features)
 from .your_images import FitSettings, fit_bundle, read_parts

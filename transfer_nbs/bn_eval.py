@@ -15,6 +15,7 @@ from functools import cached_property, partial
 from hashlib import blake2b
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
@@ -23,7 +24,7 @@ from torchvision.ops import StochasticDepth
 
 from .backbone import bn_layers
 from .data import ImageDataset, batch_loader, start_epoch
-from .split import NoRoom, cached, still_used
+from .cache import CacheFullError, cached, still_used
 from .training import Phase, Precision, Recipe, choose_precision, inference_copy, to_device
 
 # %% ../nbs/05_bn_eval.ipynb #cell-12
@@ -150,10 +151,11 @@ class FrozenBody:
         def megabytes():
             return next(self.batches(batch_loader(dataset, [[0]]), 0))[0].nbytes * len(dataset) / 1e6
 
-        try: folder = cached("features", f"{self.key} {dataset.view_key(epoch)}", write, megabytes=megabytes)
-        except NoRoom: return self.batches(loader, epoch)
-        if not computed: self.store.seconds += json.loads((folder / "facts.json").read_text())["seconds"]
-        return StoredFeatures(folder, loader)
+        def read(folder): return StoredFeatures(folder, loader)
+        try: features = cached("features", f"{self.key} {dataset.view_key(epoch)}", write, megabytes=megabytes, read=read)
+        except CacheFullError: return self.batches(loader, epoch)
+        if not computed: self.store.seconds += features.facts["seconds"]
+        return features
 
 # %% ../nbs/05_bn_eval.ipynb #ex05-37
 def _chunks(count: int, size: int) -> list[range]:
@@ -169,15 +171,16 @@ class StoredFeatures:
         folder: Path,  # with features.bin and facts.json
         loader: DataLoader,  # whose order and labels to follow
     ):
-        self.file, self.loader, facts = folder / "features.bin", loader, json.loads((folder / "facts.json").read_text())
-        self.shape, self.dtype = facts["shape"], getattr(torch, facts["dtype"].removeprefix("torch."))
+        self.folder, self.loader, self.facts = folder, loader, json.loads((folder / "facts.json").read_text())
+        self.file = open(folder / "features.bin", "rb")  # which outlives its name: the cache may be deleted at any time
+        self.shape, self.dtype = self.facts["shape"], getattr(torch, self.facts["dtype"].removeprefix("torch."))
 
     def __len__(self): return len(self.loader)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for indices in self.loader.sampler:
-            still_used(self.file.parent)
-            every = torch.from_file(str(self.file), size=torch.Size(self.shape).numel(), dtype=self.dtype).view(self.shape)
+            still_used(self.folder)
+            every = torch.from_numpy(np.memmap(self.file, np.uint8, mode="c")).view(self.dtype).view(self.shape)
             yield every[indices].permute(0, 3, 1, 2), self.loader.dataset.labels[indices]
 
 # %% ../nbs/05_bn_eval.ipynb #ex05-41

@@ -40,7 +40,9 @@ from torch.nn import functional as F
 from .backbone import get_model, load_body, read_weights
 from .compare import RECIPES, accuracy_interval, split_hash
 from .data import ImageSpec, centre_view, normalize
-from .split import IMAGE_EXTENSIONS, files_below, listed, one_line, to_rgb, content_hash, open_image, printable, progress_bar, user_errors, write_file
+from .console import listed, one_line, printable, progress_bar, user_errors
+from .files import content_hash, files_below, write_file
+from .folders import IMAGE_EXTENSIONS, open_image, to_rgb
 from .training import Recipe, choose_device, choose_precision, inference_copy
 
 # %% ../nbs/31_bundle.ipynb #cell-11

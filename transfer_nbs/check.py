@@ -22,8 +22,10 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import minimum_spanning_tree
 
-from .split import (COLOUR_GRID, HASH_SIZE, IMAGE_EXTENSIONS, SPLIT_NAMES, TRIMS, files_below, in_threads, progress_bar, to_rgb, class_folders,
-                                close_pairs, colour_grid, find_sides, holds_sides, perceptual_hash, printable, same_colours, user_errors, write_file)
+from .console import in_threads, printable, progress_bar, user_errors
+from .duplicates import COLOUR_GRID, HASH_SIZE, TRIMS, close_pairs, colour_grid, perceptual_hash, same_colours
+from .files import files_below, write_file
+from .folders import IMAGE_EXTENSIONS, SPLIT_NAMES, class_folders, find_sides, holds_sides, to_rgb
 
 # %% ../nbs/30_check.ipynb #check-14
 class Kind(NamedTuple):

@@ -11,8 +11,8 @@ __all__ = ['CLASSES', 'PALETTES', 'CAMOUFLAGE', 'NORMAL', 'BACKGROUNDS', 'EARTHY
            'Person', 'polar', 'draw_person', 'Framing', 'draw_framing', 'place', 'bend', 'rounded', 'oval', 'stroke',
            'wear', 'head_place', 'draw_hair_behind', 'draw_hair', 'draw_face', 'draw_head', 'draw_hat', 'limb_mask',
            'turn_of', 'draw_legs', 'draw_torso', 'draw_arms', 'draw_figure', 'occlude', 'expose', 'draw_clothes',
-           'image_file', 'write_whole', 'draw_missing', 'draw_in_workers', 'check_folder', 'claim_folder',
-           'make_clothes', 'practice_folder', 'download_photographs', 'fetch_clothes', 'transfer_clothes']
+           'image_file', 'draw_missing', 'draw_in_workers', 'check_folder', 'claim_folder', 'make_clothes',
+           'practice_folder', 'download_photographs', 'fetch_clothes', 'transfer_clothes']
 
 # %% ../nbs/20_clothes.ipynb #cell-3
 import io, json, math, os, shutil, subprocess, sys, tempfile
@@ -23,6 +23,10 @@ from pathlib import Path
 import numpy as np
 from fastcore.script import call_parse
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
+
+from .cache import cache_folder
+from .console import progress_bar, user_errors
+from .files import claim, write_file, write_folder
 
 # %% ../nbs/20_clothes.ipynb #cell-9
 CLASSES = ("camouflage_clothes", "normal_clothes")  # image `index` is of class `index % 2`
@@ -810,17 +814,6 @@ def image_file(
     "Where an image belongs."
     return Path(dest) / CLASSES[index % 2] / f"{index:05d}.jpg"
 
-def write_whole(
-    path: Path, # the file
-    content: bytes, # what goes into it
-):
-    "Write a file as a whole or not at all."
-    part = path.with_name(f".{path.name}-{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    finally: part.unlink(missing_ok=True)
-
 def draw_missing(
     dest: str | Path, # folder with the two class folders
     n: int, # images in all
@@ -835,7 +828,7 @@ def draw_missing(
         if path.exists(): continue
         quality = int(np.random.default_rng([seed, index, 1]).integers(40, 96))
         draw_clothes(seed, index, size=size).save(jpeg, "JPEG", quality=quality)
-        write_whole(path, jpeg.getvalue())
+        write_file(path, jpeg.getvalue())
         yield index
 
 # %% ../nbs/20_clothes.ipynb #cell-47
@@ -881,7 +874,7 @@ def check_folder(
     "Raise NotADirectoryError or FileExistsError where a folder isn't free for these images; nothing is touched."
     dest, remedy = Path(dest), "give a new folder"
     if dest.exists() and not dest.is_dir(): raise NotADirectoryError(f"{dest}: is a file, not a folder; {remedy}")
-    if not dest.exists() or not any(dest.iterdir()): return
+    if not dest.exists() or all(path.suffix == ".part" for path in dest.iterdir()): return  # nothing, or what a killed program left half written
     try: held = json.loads((dest / ".clothes.json").read_text())
     except (FileNotFoundError, ValueError):
         raise FileExistsError(f"{dest}: has something else in it, and nothing is overwritten; {remedy}") from None
@@ -898,7 +891,7 @@ def claim_folder(
     try:
         check_folder(dest, settings)
         dest.mkdir(parents=True, exist_ok=True)
-        if not (dest / ".clothes.json").exists(): write_whole(dest / ".clothes.json", json.dumps(settings).encode())
+        if not (dest / ".clothes.json").exists(): write_file(dest / ".clothes.json", json.dumps(settings))
         for name in CLASSES: (dest / name).mkdir(exist_ok=True)
     except OSError as error:
         if error.errno is None: raise  # ours
@@ -921,15 +914,15 @@ def make_clothes(
     if not 16 <= size <= 1024: raise ValueError(f"size is {size}; give 16 to 1024 pixels")
     if seed < 0: raise ValueError(f"seed is {seed}; give 0 or a larger number")
     if workers is not None and workers < 1: raise ValueError(f"workers is {workers}; give 1 or more, or leave it out")
-    from transfer_nbs.split import progress_bar  # brings pandas and SciPy, which the workers can do without
-    dest = claim_folder(dest, {"source": "drawn", "n": n, "size": size, "seed": seed, "drawing": DRAWING})
-    missing = sum(not image_file(dest, index).exists() for index in range(n))
-    workers = min(workers or os.cpu_count() or 1, missing // 32)
-    with progress_bar(total=missing, desc="drawing", unit="image") as bar:
-        if workers > 1:
-            for count in draw_in_workers(dest, n, size, seed, workers): bar.update(count)
-        else:
-            for _ in draw_missing(dest, n, size, seed): bar.update()
+    with claim(dest, remedy="wait for it, or give a new folder"):
+        dest = claim_folder(dest, {"source": "drawn", "n": n, "size": size, "seed": seed, "drawing": DRAWING})
+        missing = sum(not image_file(dest, index).exists() for index in range(n))
+        workers = min(workers or os.cpu_count() or 1, missing // 32)
+        with progress_bar(total=missing, desc="drawing", unit="image") as bar:
+            if workers > 1:
+                for count in draw_in_workers(dest, n, size, seed, workers): bar.update(count)
+            else:
+                for _ in draw_missing(dest, n, size, seed): bar.update()
     return dest
 
 # %% ../nbs/20_clothes.ipynb #cell-63
@@ -940,9 +933,8 @@ def practice_folder(
     seed: int = 0, # another seed, another set of images
 ) -> Path: # DEST/<class>/<index>.jpg; treat it as read-only
     "The practice data, drawn into the user's cache folder the first time it is asked for."
-    from transfer_nbs.split import cache_folder, write_whole  # brings pandas and SciPy, which the workers can do without
     folder = cache_folder() / f"clothes-{DRAWING}-n{n}-size{size}-seed{seed}"
-    write_whole(folder, lambda part: make_clothes(part, n=n, size=size, seed=seed))
+    write_folder(folder, lambda part: make_clothes(part, n=n, size=size, seed=seed))
     return make_clothes(folder, n=n, size=size, seed=seed)  # nothing to do, unless files were deleted
 
 # %% ../nbs/20_clothes.ipynb #cell-66
@@ -983,7 +975,7 @@ def fetch_clothes(
         target = dest / file.parent.name / file.name
         if target.exists(): continue
         try: os.link(file, target)
-        except OSError: write_whole(target, file.read_bytes())
+        except OSError: write_file(target, file.read_bytes())
     return dest
 
 # %% ../nbs/20_clothes.ipynb #cell-70
@@ -996,7 +988,6 @@ def transfer_clothes(
     source: str = "drawn", # drawn, or kaggle: the article's own photographs
 ):
     "Draw the practice data as a folder of two classes, or fetch the article's own photographs."
-    from transfer_nbs.split import user_errors  # brings pandas and SciPy, which the workers can do without
     with user_errors("transfer_clothes"):
         if source not in ("drawn", "kaggle"): raise ValueError(f"source is {source!r}; give drawn or kaggle")
         count = lambda: sum(1 for _ in Path(dest).glob("*/*.*")) if Path(dest).is_dir() else 0

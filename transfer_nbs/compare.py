@@ -48,7 +48,8 @@ from .concat_pooling_head import concat_pooling, deeper_head_recipe
 from .data import ImageSpec, make_loaders, read_folder
 from .discriminative_lr import discriminative_bn_frozen, discriminative_bn_trainable
 from .feature_extractor import feature_extractor
-from .split import content_hash, progress_bar, user_errors, write_file
+from .console import progress_bar, user_errors
+from .files import content_hash, write_file
 from .training import (Phase, Recipe, check_groups, choose_device, choose_precision, describe_choices, describe_environment, fit,
                                    from_scratch, random_features, release_memory)
 

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import cache, cached_property, partial
 from hashlib import sha256
 from pathlib import Path
+from typing import BinaryIO
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -27,7 +28,11 @@ from torch.nn import functional as F
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, SequentialSampler, get_worker_info
 from torchvision.transforms import v2
 
-from .split import NoRoom, cached, class_folders, file_stamps, find_images, find_sides, open_image, progress_bar, split_images, still_used
+from .cache import CacheFullError, cached, still_used
+from .console import progress_bar
+from .files import file_stamps
+from .folders import class_folders, find_images, find_sides, open_image
+from .split import split_images
 
 # %% ../nbs/01_data.ipynb #cell-7
 @dataclass(frozen=True)
@@ -229,7 +234,7 @@ class ImageStore:
         return np.array(self.prepare(open_image(file)))
 
     @cached_property
-    def folder(self) -> Path | None: # holds pixels.bin and shapes.npy; None: no room
+    def stored(self) -> tuple[Path, np.ndarray, np.ndarray, BinaryIO] | None: # entry, heights and widths (N, 2), where each begins (N + 1,), pixels; None: no room
         "Where the pictures are stored; they are decoded now if need be, on all cores."
         def write(folder):
             shapes = []
@@ -244,26 +249,26 @@ class ImageStore:
         def megabytes():
             some = [self._decode(file).nbytes for file in self.files[::max(1, len(self.files) // 16)]]
             return len(self.files) * sum(some) / len(some) / 1e6
+        def read(folder):
+            shapes = np.load(folder / "shapes.npy")
+            return folder, shapes, np.concatenate([[0], np.cumsum(3 * shapes.prod(1))]), open(folder / "pixels.bin", "rb")
         if not self.keep: return None
-        try: return cached("pictures", self.key, write, megabytes=megabytes)
-        except NoRoom as error:
+        try: return cached("pictures", self.key, write, megabytes=megabytes, read=read)
+        except CacheFullError as error:
             warnings.warn(f"pictures are decoded each time, which is slow: {error.filename}: {error.strerror}", stacklevel=2)
             return None
 
-    @cached_property
-    def _places(self) -> tuple[np.ndarray, np.ndarray]: # (N, 2) heights and widths, (N + 1,) where each begins
-        shapes = np.load(self.folder / "shapes.npy")
-        return shapes, np.concatenate([[0], np.cumsum(3 * shapes.prod(1))])
+    def __getstate__(self): return {name: value for name, value in self.__dict__.items() if name != "stored"}  # a worker process opens its own
 
     def __call__(
         self,
         indices: list[int], # which pictures
     ) -> list[np.ndarray]: # (height, width, 3) of uint8 each
         "Some of the pictures. The file is mapped for as long as they are in use, and no longer."
-        if self.folder is None: return [self._decode(self.files[index]) for index in indices]
-        still_used(self.folder)
-        shapes, begins = self._places
-        pixels = np.memmap(self.folder / "pixels.bin", np.uint8, mode="c")
+        if self.stored is None: return [self._decode(self.files[index]) for index in indices]
+        folder, shapes, begins, file = self.stored  # the open file outlives its name: the cache may be deleted at any time
+        still_used(folder)
+        pixels = np.memmap(file, np.uint8, mode="c")
         return [pixels[begins[i]:begins[i + 1]].reshape(*shapes[i], 3) for i in indices]
 
 # %% ../nbs/01_data.ipynb #new-37875355
@@ -421,7 +426,7 @@ def make_loaders(
         files = [Path(folder) / file for file in rows["file"]]
         datasets[side] = ImageDataset(files, labels, spec, augment=side == "train", seed=seed, keep=keep)
     if num_workers:  # or each of them would decode the pictures for itself
-        for dataset in datasets.values(): _ = dataset.pictures.folder
+        for dataset in datasets.values(): _ = dataset.pictures.stored
     labels = datasets["train"].labels.numpy()
     chances = 1 / np.bincount(labels)[labels] if balanced else None
     if balanced: chances /= chances.sum()

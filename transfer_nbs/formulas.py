@@ -26,7 +26,8 @@ from PIL import Image, ImageDraw
 from scipy.ndimage import maximum_filter
 from torch.nn import functional as F
 
-from .split import progress_bar, write_file
+from .console import progress_bar
+from .files import write_file
 
 # %% ../nbs/21_formulas.ipynb #38b06270
 def draw_plane(

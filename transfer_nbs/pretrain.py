@@ -36,7 +36,8 @@ from .backbone import BUNDLED_ARCH, BUNDLED_WEIGHTS, eval_mode
 from .clothes import practice_folder
 from .data import ImageDataset, ImageSpec, read_folder
 from .formulas import SHAPES, SURFACES, Bank, compose, draw_bank, random_colours
-from .split import progress_bar, user_errors, write_file
+from .console import progress_bar, user_errors
+from .files import write_file
 from .training import Precision, choose_device, choose_precision, describe_environment, to_device
 
 # %% ../nbs/22_pretrain.ipynb #9c8a55cc

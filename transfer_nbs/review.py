@@ -35,7 +35,8 @@ from .backbone import eval_mode
 from .bundle import Bundle, load_bundle, prepare_image
 from .compare import accuracy_interval, split_hash
 from .data import ImageSpec, valid_transform
-from .split import listed, open_image, printable
+from .console import listed, printable
+from .folders import open_image
 
 # %% ../nbs/32_review.ipynb #review-11
 class Judged(NamedTuple):

@@ -36,7 +36,8 @@ from tqdm import tqdm
 
 from .backbone import bn_layers, eval_mode, linear_head
 from .data import start_epoch
-from .split import NoRoom, cached, progress_bar
+from .cache import CacheFullError, cached
+from .console import progress_bar
 
 # %% ../nbs/03_training.ipynb #cell-8
 @dataclass(frozen=True)
@@ -93,9 +94,9 @@ def _measured(kind: str, device: torch.device, measure: Callable[[torch.device],
     "What was measured on this device before, or is now."
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else sorted(torch.cpu.get_capabilities().items())
     def write(folder): (folder / "seconds.json").write_text(json.dumps(measure(device)))
-    try: folder = cached(kind, f"{device.type} {name}", write, megabytes=lambda: 0)
-    except NoRoom: return measure(device)
-    return json.loads((folder / "seconds.json").read_text())
+    def read(folder): return json.loads((folder / "seconds.json").read_text())
+    try: return cached(kind, f"{device.type} {name}", write, megabytes=lambda: 0, read=read)
+    except CacheFullError: return measure(device)
 
 
 def _shortest(ways: dict[str, Callable[[], float]]) -> dict[str, float]:

@@ -28,7 +28,9 @@ from .bundle import Bundle, check_free, check_onnx, describe_settings, export_on
 from .compare import RECIPES, CompareSettings, build_model, check_recipes, check_writable, compare_with_best, image_spec, read_run, split_hash, train_recipe
 from .data import read_folder, read_test
 from .review import write_review
-from .split import in_threads, content_hash, file_stamps, open_image, user_errors, write_file
+from .console import in_threads, user_errors
+from .files import content_hash, file_stamps, write_file
+from .folders import open_image
 from .training import choose_device, choose_precision, divide_epochs
 
 # %% ../nbs/10_your_images.ipynb #your-14
