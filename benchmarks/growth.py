@@ -57,10 +57,11 @@ def compare_all(folder: Path, settings: CompareSettings) -> list[dict]:
 
 def infer(folder: Path, settings: CompareSettings, batch_size: int) -> list[dict]:
     "Ask a model about images, and nothing else."
-    precision, table = choose_precision(choose_device()), read_folder(folder, valid_fraction=0.5)
+    choose_precision(choose_device())
+    table = read_folder(folder, valid_fraction=0.5)
     model, spec = build_model(RECIPES["bn_eval"], settings, num_classes=2), ImageSpec(tuple(sorted(set(table["class"]))), size=settings.size)
     _, loader = make_loaders(table, folder, spec, batch_size=batch_size)
-    with measured() as result: evaluate(model, loader, precision=precision)
+    with measured() as result: evaluate(model, loader)
     return [dict(recipe=f"inference, batches of {batch_size}", stage="all", **result)]
 
 

@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 
+import transfer_nbs  # noqa: F401  before torch, whose threads then wait without spinning
+
 
 @pytest.fixture(scope="session")
 def chromium():

@@ -1,19 +1,22 @@
 """transfer_check, driven from outside: every kind of bad file made here, in one folder, and the real photographs."""
 
+import errno
 import hashlib
 import json
 import os
 import struct
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageDraw, ImageFilter, ImageOps
 from test_commands import REAL, assert_one_line_error, run
 
 from transfer_nbs import check
+from transfer_nbs.files import claim
 
 
 def picture(number: int, size: int = 96) -> Image.Image:
@@ -94,7 +97,7 @@ def troubled(tmp_path):
     add("broken", cats + "\udcffodd\x1b[31m\nname.jpg", b"no picture")
     os.symlink(tmp_path / "gone.jpg", folder / cats / "link.jpg")
     os.mkfifo(folder / cats / "pipe.jpg")
-    kinds |= {cats + "link.jpg": "unreadable", cats + "pipe.jpg": "unreadable"}
+    kinds |= {cats + "link.jpg": "unreadable", cats + "pipe.jpg": "no picture"}
     with open(folder / cats / "huge.jpg", "wb") as file: file.truncate(check.IN_MEMORY + 10**6)
     kinds[cats + "huge.jpg"] = "broken"
 
@@ -181,7 +184,7 @@ def test_classes(tmp_path):
     (folder / "none").mkdir()
     done, table, _ = checked(folder, tmp_path)
     assert done.returncode == 1
-    assert set(zip(table["kind"], table["class"])) == {("empty class", "none"), ("few pictures", "rare"), ("rare class", "rare")}
+    assert set(zip(table["kind"], table["class"])) == {("empty class", "none"), ("too few images", "rare"), ("few pictures", "rare"), ("rare class", "rare")}
 
 
 @pytest.mark.parametrize("names, words", [(["train/cats", "train/dogs"], "no valid"), (["train/cats", "train/dogs", "valid/cats"], "not the classes of train"),
@@ -259,6 +262,203 @@ def test_bad_input_is_named(tmp_path):
     assert_one_line_error(run("transfer_check", folder, "--restore", letter), letter, "not a list")
     assert state(folder) == before and letter.read_text() == "precious"
     for _ in range(2): assert run("transfer_check", folder, "--csv", tmp_path / "report.csv").returncode == 0  # its own report may be written anew
+
+
+def found_in(folder: Path) -> dict:
+    "The kinds that the check finds for each file, or for each class where the line is about a class."
+    found = {}
+    for row in check.check_folder(folder).to_dict("records"):
+        for where in filter(None, (row["file"] or row["class"] or "folder", row["other_file"] or row["other_class"])): found.setdefault(where, set()).add(row["kind"])
+    return found
+
+
+def test_images_that_show_nothing_are_named_and_are_no_copies(tmp_path):
+    folder, expected = draw(tmp_path / "photos"), {}
+    def add(name, kind, image):
+        save(image, folder / name)
+        expected[name] = {kind}
+    for name in ("cats", "dogs"):
+        add(f"{name}/cap.png", "one colour", Image.new("RGB", (96, 96), "black"))
+        add(f"{name}/green.jpg", "one colour", Image.new("RGB", (96, 96), (10, 120, 30)))
+        hidden = picture(800 + len(expected))
+        hidden.putalpha(0)
+        add(f"{name}/hidden.png", "nothing left", hidden)
+    add("cats/night.png", "nearly black", picture(900).point(lambda value: value // 10))
+    add("cats/day.png", "nearly white", picture(901).point(lambda value: 232 + value // 11))
+    assert found_in(folder) == {name: kinds | ({"transparent"} if "hidden" in name else set()) for name, kinds in expected.items()}
+
+
+def test_a_folder_of_dark_images_is_not_unusual(tmp_path):
+    folder = draw(tmp_path / "stars")
+    for path in sorted(folder.glob("*/*"))[:16]: save(Image.open(path).point(lambda value: value // 10), path, quality=95)
+    assert not set().union(*found_in(folder).values()) & {"nearly black", "out of focus"}
+
+
+@pytest.mark.parametrize("size", [64, 256])
+def test_out_of_focus_among_sharp_images(size, tmp_path):
+    def figure(number):
+        image = picture(number, size)
+        ImageDraw.Draw(image).rectangle((size // 4, size // 5, size // 2, size // 2), fill=(number % 200, 255, 20))
+        return image
+    for number in range(24): save(figure(number), tmp_path / "sharp" / f"{number % 2}" / f"{number}.jpg", quality=95)
+    for number in range(24): save(picture(number, size), tmp_path / "smooth" / f"{number % 2}" / f"{number}.jpg", quality=95)
+    for radius in (0.04, 0.08): save(figure(50).filter(ImageFilter.GaussianBlur(radius * size)), tmp_path / "sharp" / "0" / f"blurred {radius}.jpg", quality=95)
+    blurred = {name for name, kinds in found_in(tmp_path / "sharp").items() if "out of focus" in kinds}
+    assert blurred == {"0/blurred 0.04.jpg", "0/blurred 0.08.jpg"}
+    assert not found_in(tmp_path / "smooth")
+
+
+def letter(random: np.random.Generator, mirrored: bool, flipped: bool = False) -> Image.Image:
+    "A stem with a bowl to its right, as in b; mirrored, d; flipped, p."
+    image = Image.new("RGB", (64, 64), tuple(int(value) for value in random.integers(180, 256, 3)))
+    draw, (x, y), size = ImageDraw.Draw(image), random.integers(14, 30, 2).tolist(), int(random.integers(14, 22))
+    ink = tuple(int(value) for value in random.integers(0, 90, 3))
+    draw.line((x, y - 10, x, y + size), fill=ink, width=4)
+    draw.ellipse((x, y, x + size, y + size), outline=ink, width=4)
+    image = image.rotate(float(random.uniform(-8, 8)), fillcolor=image.getpixel((0, 0)))
+    if flipped: image = ImageOps.flip(image)
+    return ImageOps.mirror(image) if mirrored else image
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_classes_that_mirroring_confuses(seed, tmp_path):
+    random = np.random.default_rng(seed)
+    for number in range(40):
+        for name, options in {"b": (False,), "d": (True,), "p": (False, True)}.items(): save(letter(random, *options), tmp_path / "letters" / name / f"{number}.png")
+    findings = check.check_folder(tmp_path / "letters").query("kind == 'mirror classes'")
+    assert findings[["class", "other_class", "level"]].to_numpy().tolist() == [["b", "d", "warning"]]
+    turned = tmp_path / "turned"
+    for path in (tmp_path / "letters").glob("[bd]/*.png"): save(Image.open(path).rotate(90), turned / path.parent.name / path.name)
+    assert "mirror classes" not in set(check.check_folder(turned)["kind"])
+
+
+def test_ends_that_are_never_seen(tmp_path):
+    folder = draw(tmp_path / "photos", each=40)
+    for path in folder.glob("cats/00*.jpg"): save(picture(int(path.stem)).resize((240, 80)), path)
+    save(picture(900).resize((60, 240)), folder / "dogs/tall.png")
+    save(picture(901).resize((4000, 1)), folder / "dogs/line.png")
+    save(picture(902).resize((30, 900)), folder / "dogs/rule.png")
+    found = found_in(folder)
+    assert (found["cats"], found["dogs/tall.png"], found["dogs/line.png"] - {"small"}, found["dogs/rule.png"]) == ({"ends cut off"}, {"long image"}, {"strip"}, {"strip"})
+    [said] = check.check_folder(folder).query("kind == 'ends cut off'")["detail"]
+    assert "10 of 40 images" in said and "3.0 to 1" in said and "26%" in said
+
+
+@pytest.fixture
+def broken(tmp_path):
+    "A folder with three files that can't be decoded, and what was found in it."
+    folder = draw(tmp_path / "photos", each=4)
+    for name in ("cats/a.jpg", "cats/b.jpg", "dogs/inner/c.jpg"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+    return folder, check.check_folder(folder)
+
+
+def contents(folder: Path) -> dict:
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"}
+
+
+@pytest.mark.parametrize("disks", [1, 2])
+def test_a_quarantine_killed_anywhere_is_gone_on_with(disks, broken, tmp_path, monkeypatch):
+    "The n-th call that changes or syncs anything is the last one; then the same once more, there and back."
+    folder, findings = broken
+    sound, calls = contents(folder), ("fsync", "replace", "unlink", "rmdir", "mkdir", "link", "symlink", "rename")
+
+    def stopping(last):
+        count = 0
+        def wrap(name, call):
+            def counted(*arguments, **options):
+                nonlocal count
+                count += 1
+                if count > last: raise KeyboardInterrupt
+                if name == "rename" and disks == 2: raise OSError(errno.EXDEV, "Invalid cross-device link")
+                return call(*arguments, **options)
+            return counted
+        for name in calls: monkeypatch.setattr(os, name, wrap(name, getattr(os, name)))
+
+    def until_done(action, last):
+        with monkeypatch.context():
+            stopping(last)
+            try: action()
+            except KeyboardInterrupt: return False
+            finally: monkeypatch.undo()
+        return True
+
+    check.quarantine_files(folder, findings, tmp_path / "whole")
+    moved, left = contents(tmp_path / "whole"), contents(folder)
+    check.restore_files(tmp_path / "whole/moved.jsonl", folder)
+    for last in range(200):
+        done = until_done(lambda: check.quarantine_files(folder, findings, tmp_path / "bad"), last)
+        if not done: check.quarantine_files(folder, check.check_folder(folder), tmp_path / "bad")
+        assert (contents(tmp_path / "bad"), contents(folder)) == (moved, left), last
+        if not until_done(lambda: check.restore_files(tmp_path / "bad/moved.jsonl", folder), last):
+            if (tmp_path / "bad/moved.jsonl").exists(): check.restore_files(tmp_path / "bad/moved.jsonl", folder)
+            done = False
+        assert contents(folder) == sound and not [path for path in (tmp_path / "bad").iterdir() if path.suffix != ".lock"], last
+        if done: break
+    assert 10 < last < 199
+
+
+def test_half_a_line_of_the_list_is_left_out(broken, tmp_path):
+    folder, findings = broken
+    moved = check.quarantine_files(folder, findings, tmp_path / "bad")
+    listed = tmp_path / "bad/moved.jsonl"
+    lines = listed.read_bytes()
+    os.rename(tmp_path / "bad" / moved[-1], folder / moved[-1])
+    start = lines.index(b"\n", 0, -1)
+    for end in (len(lines) - 1, len(lines) - 5, lines.rindex(b"\n", 0, -1) + 1, lines.rindex(b"\n", 0, -1) + 4):
+        for zeros in (b"", bytes(30)):
+            listed.write_bytes(lines[:end] + zeros)
+            assert check.quarantine_files(folder, check.check_folder(folder), tmp_path / "bad") == moved[-1:]
+            assert listed.read_bytes() == lines
+            os.rename(tmp_path / "bad" / moved[-1], folder / moved[-1])
+    for spoilt, number in ((lines[:start - 9] + lines[start:], 1), (lines[:start + 1] + b"\n" + lines[start + 1:], 2), (b"dear all", 1), (lines + b"dear all", 4),
+                           (lines[:start + 1] + b'{"file": "/etc/passwd"}\n', 2), (b'{"file": ""}\n', 1), (b"[]\n", 1)):
+        listed.write_bytes(spoilt)
+        with pytest.raises(ValueError, match=rf"moved.jsonl: is not a list .*\(line {number}\)"): check.restore_files(listed, folder)
+        with pytest.raises(ValueError, match=rf"moved.jsonl: is not a list .*\(line {number}\)"): check.quarantine_files(folder, findings[findings["file"] == moved[-1]], tmp_path / "bad")
+        assert listed.read_bytes() == spoilt and (tmp_path / "bad" / moved[0]).exists()
+    listed.write_bytes(lines[:-9])
+    assert check.restore_files(listed, folder) == moved[:-1] and not contents(tmp_path / "bad")
+
+
+def test_a_full_disk_leaves_the_list_whole(broken, tmp_path, monkeypatch):
+    folder, findings = broken
+    first, rest = findings[findings["file"] == "cats/a.jpg"], findings
+    check.quarantine_files(folder, first, tmp_path / "bad")
+    before, sound = contents(tmp_path / "bad"), contents(folder)
+    def full(number): raise OSError(errno.ENOSPC, "No space left on device")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left") as error: check.quarantine_files(folder, rest[rest["file"] != "cats/a.jpg"], tmp_path / "bad")
+    assert error.value.filename == str(tmp_path / "bad/moved.jsonl")
+    assert (contents(tmp_path / "bad"), contents(folder)) == (before, sound)
+
+
+def test_one_quarantine_at_a_time(broken, tmp_path):
+    folder, findings = broken
+    with claim(tmp_path / "bad/moved.jsonl"), pytest.raises(ValueError, match="another program is writing there: wait for it, or choose another folder"):
+        check.quarantine_files(folder, findings, tmp_path / "bad")
+    check.quarantine_files(folder, findings, tmp_path / "bad")
+    with claim(tmp_path / "bad/moved.jsonl"), pytest.raises(ValueError, match="another program is writing there"):
+        check.restore_files(tmp_path / "bad/moved.jsonl", folder)
+
+
+def test_reports_and_quarantine_come_before_the_text(broken, tmp_path, monkeypatch):
+    "And the text has no control characters, whatever a folder is called."
+    odd = tmp_path / "pho\x1b[31mtos"
+    os.rename(broken[0], odd)
+    said = []
+    def closed(*text, **_):
+        said.extend(text)
+        raise BrokenPipeError
+    for failing in (True, False):
+        with monkeypatch.context() as patched:
+            patched.setattr("builtins.print", closed if failing else lambda *text, **_: said.extend(text))
+            patched.setattr(os, "dup2", lambda *_: None)
+            with suppress(SystemExit): check.transfer_check(str(odd), csv=str(tmp_path / "report\x1b.csv"), json=str(tmp_path / "report.json"), quarantine=str(tmp_path / "bad\x1b"))
+        assert (tmp_path / "report\x1b.csv").exists() and (tmp_path / "report.json").exists() and (tmp_path / "bad\x1b/moved.jsonl").exists()
+    assert len(said) > 4 and not any("\x1b" in text for text in said)
 
 
 @pytest.mark.skipif(not (REAL / "clothing").is_dir(), reason=f"the real photographs are not at {REAL}")

@@ -15,7 +15,7 @@ from PIL import Image
 
 BIN = Path(sys.executable).parent
 REAL = Path(__file__).resolve().parent.parent.parent / "shared" / "real"
-RESULTS = "recipe,seed,valid_accuracy,valid_correct,valid_total,trained_parameters,seconds,images_per_second,peak_memory_mb".split(",")
+RESULTS = "recipe,seed,valid_accuracy,valid_correct,valid_total,trained_parameters,seconds,images_per_second,peak_memory_mb,balanced_accuracy,diverged".split(",")
 MEASURED = ["seconds", "images_per_second", "peak_memory_mb"]
 QUICK = ["--device", "cpu", "--epochs", "1", "--seeds", "2", "--size", "32", "--recipes", "bn_eval,deeper_head,from_scratch"]
 
@@ -54,7 +54,7 @@ def test_compare_writes_what_it_promises(compared):
     out, done = compared
     results, summary = pd.read_csv(out / "results.csv"), pd.read_csv(out / "summary.csv")
     assert list(results) == RESULTS and len(results) == 6
-    assert list(summary) == "recipe,runs,mean,low,high,errors,seconds,verdict".split(",") and len(summary) == 3
+    assert list(summary) == "recipe,runs,mean,low,high,errors,seconds,verdict,balanced_accuracy".split(",") and len(summary) == 3
     assert (summary.low <= summary["mean"]).all() and (summary["mean"] <= summary.high).all()
     assert (summary.verdict == "best").sum() == 1
     assert (results.valid_correct / results.valid_total - results.valid_accuracy).abs().max() < 1e-6

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -18,13 +19,16 @@ import torch
 from test_commands import BIN, REAL, assert_one_line_error, run
 
 from transfer_nbs.backbone import read_weights
-from transfer_nbs.bundle import load_bundle
+from transfer_nbs.bundle import _digest, load_bundle
 from transfer_nbs.clothes import make_clothes
 from transfer_nbs.compare import RECIPES, CompareSettings, split_hash, train_recipe
+from transfer_nbs.files import claim
 from transfer_nbs.split import split_folder
+from transfer_nbs.training import DivergedError
 from transfer_nbs.your_images import FitSettings, checkpoint_path, fit_bundle, read_parts, read_winner, transfer_fit
 
-KILLS = int(os.environ.get("TRANSFER_KILLS", 3))  # random moments at which a training is killed
+KILLS = int(os.environ.get("TRANSFER_KILLS", "3").replace("all", "20"))  # random moments at which a training is killed
+SEED = int(os.environ.get("TRANSFER_SEED", random.SystemRandom().randrange(10**6)))  # of these moments
 SMALL = ["--recipe", "deeper_head", "--epochs", "4", "--size", "32", "--device", "cpu", "--test_fraction", "0.2"]
 ASKED = dict(recipe="deeper_head", epochs=4, size=32, device="cpu", test_fraction=0.2)  # the same, as options of the function
 SETTINGS = FitSettings("deeper_head", epochs=4, size=32, device="cpu")
@@ -86,7 +90,8 @@ def assert_refused(capsys, folder, *words, **options):
 
 def test_killed_at_random_moments(figures, left_alone, tmp_path):
     "Killed without warning, again and again, it ends in the weights of a run that was left alone."
-    dice, killed, rounds, begun = random.Random(time.time_ns()), 0, 0, time.perf_counter()
+    print(f"TRANSFER_SEED={SEED}")
+    dice, killed, rounds, begun = random.Random(SEED), 0, 0, time.perf_counter()
     assert run("transfer_fit", figures, *SMALL, "--out", tmp_path / "timed").returncode == 0
     whole = time.perf_counter() - begun
     while killed < KILLS:  # a training may end before it was killed so often; then comes another
@@ -186,15 +191,123 @@ def test_half_done_with_other_settings_is_refused(change, words, figures, table,
     assert checkpoint_path(halfway).read_bytes() == before
 
 
-def test_changed_picture_is_noticed(figures, halfway, tmp_path, capsys):
-    shutil.copytree(figures, tmp_path / "others")
-    assert_refused(capsys, tmp_path / "others", "state of the files", **ASKED, out=halfway)
+def touch_all(folder):
+    "What a backup by hard links and an unpacked archive do: rights, times and numbers of links change, contents don't."
+    for number, file in enumerate(sorted(folder.glob("*/*.jpg"))):
+        file.chmod(0o600)
+        os.utime(file, (number, number))
+        os.link(file, file.with_suffix(".backup"))
+
+
+def replace_one(folder, table, side):
+    "Put the content of one image under the name of another of the same side."
+    first, second = table["file"][table["split"] == side].iloc[:2]
+    shutil.copy(folder / first, folder / second)
+
+
+def test_contents_decide_whether_a_training_goes_on(figures, halfway, left_alone, tmp_path, capsys):
+    others = Path(shutil.copytree(figures, tmp_path / "others"))
+    touch_all(others)
+    for backup in others.glob("*/*.backup"): backup.unlink()
+    transfer_fit(str(others), **ASKED, out=str(halfway))
+    assert "going on after epoch 2" in capsys.readouterr().out
+    assert_same_weights(halfway, left_alone[0])
+    transfer_fit(str(others), **ASKED, out=str(halfway))
+    assert "is there already, made by the same command: nothing was trained" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("side", ["train", "valid", "test"])
+def test_another_image_under_the_same_name_is_noticed(side, figures, table, halfway, left_alone, tmp_path):
+    others = Path(shutil.copytree(figures, tmp_path / "others"))
+    replace_one(others, table, side)
+    for out in (halfway, left_alone[0]):
+        with pytest.raises(ValueError, match="images that were other ones then"): fit_bundle(SETTINGS, table, others, out=out)
+
+
+def test_a_bundle_of_an_earlier_version_cannot_be_told(figures, table, left_alone, tmp_path):
+    out = Path(shutil.copytree(left_alone[0], tmp_path / "early"))
+    facts = json.loads((out / "bundle.json").read_text())
+    del facts["images"]
+    (out / "bundle.json").write_text(json.dumps({**facts, "sha256": _digest(facts)}))
+    with pytest.raises(ValueError, match="earlier transfer_nbs, which didn't note what was in its images"): fit_bundle(SETTINGS, table, figures, out=out)
+
+
+def test_how_it_computes_belongs_to_a_training_and_not_to_a_bundle(figures, table, halfway, left_alone, monkeypatch):
+    kept = torch.load(checkpoint_path(halfway), weights_only=True)["computing"]
+    other = "float32" if kept["numbers"] == "bfloat16" else "bfloat16"
+    with pytest.raises(ValueError, match=f"numbers {kept['numbers']}, not {other}"): fit_bundle(replace(SETTINGS, precision=other), table, figures, out=halfway)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        with pytest.raises(ValueError, match=f"threads {threads}, not {threads + 1}.*set OMP_NUM_THREADS={threads}"): fit_bundle(SETTINGS, table, figures, out=halfway)
+        fit_bundle(replace(SETTINGS, device="auto"), table, figures, out=left_alone[0])
+    finally: torch.set_num_threads(threads)
+    with pytest.raises(ValueError, match=f"precision {kept['numbers']}, not {other}"): fit_bundle(replace(SETTINGS, precision=other), table, figures, out=left_alone[0])
+    fast, slow = {name: 1.0 if (other in name) else 9.0 for name in ("float32", "float32 channels_last", "bfloat16 channels_last")}, []
+    monkeypatch.setattr("transfer_nbs.training.measured_precisions", lambda device: fast)  # the cache was deleted, and now the other one is faster
+    fit_bundle(SETTINGS, table, figures, out=halfway, say=slow.append)
+    assert f"in {kept['numbers']}" in slow[0] and "as it began" in slow[0]
+    assert_same_weights(halfway, left_alone[0])
 
 
 def test_broken_checkpoint_is_refused(figures, halfway, capsys):
     path = checkpoint_path(halfway)
     path.write_bytes(path.read_bytes()[:5000])
     assert_refused(capsys, figures, path, "delete it to begin anew", **ASKED, out=halfway)
+
+
+def test_a_checkpoint_that_is_no_file_is_refused(figures, table, tmp_path):
+    os.mkfifo(tmp_path / "out.checkpoint")
+    with pytest.raises(ValueError, match="out.checkpoint: is no file"): fit_bundle(SETTINGS, table, figures, out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("place, words", [("file", "no folder"), ("file/model", "file"), ("/dev/null", "no folder"), ("circle", "no folder"), ("n" * 300, "too long"), ("n" * 250, "too long"), (".", "in use as a whole")])
+def test_places_that_cannot_be_a_bundle_are_refused_first(place, words, figures, table, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("transfer_nbs.your_images.train_recipe", None)
+    Path("file").write_text("mine")
+    Path("circle").symlink_to("circle")
+    assert_refused(capsys, figures, words, **ASKED, out=place)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["circle", "file"]
+
+
+def test_a_second_program_is_told(figures, table, tmp_path):
+    with claim(checkpoint_path(tmp_path / "out")):
+        with pytest.raises(ValueError, match="another program is writing there: wait for it, or choose another --out"):
+            fit_bundle(SETTINGS, table, figures, out=tmp_path / "out")
+
+
+def test_the_bundle_is_on_the_disk_before_its_checkpoint_goes(figures, table, halfway, monkeypatch):
+    events, fsync, unlink = [], os.fsync, Path.unlink
+    def note_sync(number):
+        events.append(os.readlink(f"/proc/self/fd/{number}"))
+        fsync(number)
+    def note_unlink(path, **options):
+        events.append(path.name)
+        unlink(path, **options)
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(Path, "unlink", note_unlink)
+    fit_bundle(SETTINGS, table, figures, out=halfway, say=lambda line: None)
+    gone = events.index("half.checkpoint")
+    assert {Path(event).name for event in events[:gone]} >= {"model.safetensors", "bundle.json", "README.md"}
+    assert events[gone - 1] == str(halfway.parent)
+
+
+# A training that diverges
+
+
+def test_a_training_that_diverges_says_so(figures, tmp_path, capsys):
+    asked = dict(recipe="bn_trainable", epochs=1, size=32, device="cpu")
+    assert_refused(capsys, figures, "is no finite number after epoch 1 at learning rate 1e+30", "smaller --lr", **asked, lr=1e30, out=tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_training_that_diverges_later_leaves_nothing_in_the_way(figures, table, halfway, monkeypatch):
+    def diverges(*_, **__): raise DivergedError("the training loss", epoch=3, lr=0.004, history=[])
+    monkeypatch.setattr("transfer_nbs.your_images.train_recipe", diverges)
+    with pytest.raises(DivergedError, match=r"after epoch 3 .*smaller --lr.*epoch \d was the best before, and isn't kept"): fit_bundle(SETTINGS, table, figures, out=halfway)
+    monkeypatch.undo()
+    fit_bundle(replace(SETTINGS, lr=0.001, epochs=1), table, figures, out=halfway, say=lambda line: None)
 
 
 # What is in the bundle
@@ -214,6 +327,30 @@ def test_bundle_says_what_chose_and_what_judged(figures, table, left_alone):
     card = (out / "README.md").read_text()
     assert "The images called test took no part in any choice" in card and f"Of 4 epochs, number {bundle.settings['kept_epoch']} is kept" in card
     assert "took no part in any choice" in said and "which chose" in said
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_what_is_said_of_an_epoch_holds_for_its_bundle(precision, figures, table, tmp_path):
+    "One model, one number: an epoch is measured as the bundle will predict."
+    said = []
+    bundle = fit_bundle(FitSettings("bn_eval", epochs=1, size=32, device="cpu", precision=precision), table, figures, out=tmp_path / "out", say=said.append)
+    row, result = bundle.results["valid"]["epochs"][0], bundle.results["valid"]
+    assert row["valid_accuracy"] == pytest.approx(result["accuracy"], abs=1e-6) and f"validation accuracy {result['accuracy']:.3f}" in said[0]
+    valid = table[table["split"] == "valid"]
+    logits, labels = bundle.logits([figures / file for file in valid["file"]], device="cpu")[0], [bundle.spec.class_names.index(name) for name in valid["class"]]
+    assert row["valid_loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, torch.tensor(labels)).item(), rel=1e-4)
+
+
+def test_how_close_onnx_came_is_said(left_alone, figures, tmp_path, monkeypatch, capsys):
+    out = Path(shutil.copytree(left_alone[0], tmp_path / "out"))
+    def export(path, images):
+        (path / "model.onnx").touch()
+        return 1.234e-6
+    monkeypatch.setattr("transfer_nbs.your_images.export_onnx", export)
+    monkeypatch.setattr("transfer_nbs.your_images.check_onnx", lambda: None)
+    for words in ("on 18 validation images no logit differs by more than 1e-06", "model.onnx is there already"):
+        transfer_fit(str(figures), **ASKED, onnx=True, out=str(out))
+        assert words in capsys.readouterr().out
 
 
 def test_weights_are_those_of_the_best_epoch(figures, table, tmp_path):
@@ -253,6 +390,7 @@ def test_same_request_again_changes_nothing(figures, left_alone, capsys):
     before = {path.name: path.stat().st_mtime_ns for path in left_alone[0].iterdir()}
     done = run("transfer_fit", figures, *SMALL, "--out", left_alone[0])
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == left_alone[1].splitlines()[-1]
+    assert f"{left_alone[0]} is there already, made by the same command: nothing was trained" in done.stdout
     assert {path.name: path.stat().st_mtime_ns for path in left_alone[0].iterdir()} == before
     assert_refused(capsys, figures, "epochs 4, not 5", **{**ASKED, "epochs": 5}, out=left_alone[0])
 
@@ -304,6 +442,12 @@ def test_a_named_recipe_with_the_settings_of_a_comparison(figures, compared, tmp
     assert (bundle.settings["recipe"], bundle.settings["size"], bundle.settings["lr"], bundle.results["test"]["images"]) == (loser, 32, 0.01, 18)
     assert bundle.results["valid"]["epochs"] == json.loads((compared / "runs" / f"{loser}-0.json").read_text())["history"]
     assert "most accurate" not in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_comparison_of_other_images_under_the_same_names_is_refused(figures, table, compared, tmp_path, capsys):
+    others, best = Path(shutil.copytree(figures, tmp_path / "others")), dict(recipe="best", from_run=compared, out=tmp_path / "out")
+    replace_one(others, table, "valid")
+    assert_refused(capsys, others, "on images that were other ones then, under the same names", **best)
 
 
 def test_best_is_refused_where_it_does_not_fit(figures, compared, tmp_path, capsys):

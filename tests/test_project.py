@@ -23,9 +23,8 @@ def run(*command, cwd=ROOT, **environment):
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs(notebook, chromium):
+def test_notebook_runs(notebook):
     "nbdev_test: every cell runs, and every assertion in it holds."
-    if chromium and notebook.stem != "index": pytest.skip("test_jupyterlab.py runs it, in a browser")
     done = run(BIN / "nbdev_test", "--path", notebook, "--n_workers", "1", TQDM_DISABLE="1", MPLBACKEND="agg")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
@@ -85,6 +84,22 @@ def test_solutions_are_folded_and_run(notebook):
         if not cell.source.startswith("#| solution"): continue
         assert cell.metadata.get("jupyter") == {"source_hidden": True} and "assert check_answer(" in cell.source
         assert "check_answer(" in before.source and "\n    ..." in before.source
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_package_is_imported_before_torch(notebook):
+    "Or PyTorch's threads would wait by spinning, and take the time of whatever else runs."
+    sources = [cell.source for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
+    places = {name: next((place for place, line in enumerate("\n".join(sources).splitlines()) if line.startswith(starts)), None)
+              for name, starts in (("torch", ("import torch", "from torch")), ("package", ("import transfer_nbs", "from transfer_nbs")))}
+    assert places["torch"] is None or places["package"] < places["torch"]
+
+
+@pytest.mark.parametrize("given, policy", [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"), ({"GOMP_SPINCOUNT": "1000"}, "None")])
+def test_threads_wait_without_spinning_unless_told(given, policy):
+    unset = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")}
+    done = subprocess.run([sys.executable, "-c", "import os, transfer_nbs; print(os.environ.get('OMP_WAIT_POLICY'))"], env={**unset, **given}, capture_output=True, text=True)
+    assert done.stdout.strip() == policy
 
 
 def test_readme_is_made_from_index():

@@ -216,9 +216,11 @@ def test_a_full_disk_leaves_the_old_page(made, copy, monkeypatch):
     page = write_review(copy, table, folder)
     before = page.read_bytes()
     def full(*_, **__): raise OSError(28, "No space left on device")
-    monkeypatch.setattr(review.Path, "write_text", full)
+    names = sorted(file.name for file in copy.iterdir())
+    monkeypatch.setattr("transfer_nbs.files.os.fsync", full)
     with pytest.raises(OSError, match="No space"): write_review(copy, table, folder, most=1)
     assert page.read_bytes() == before and [file.name for file in copy.parent.iterdir()] == ["colours"]
+    assert sorted(file.name for file in copy.iterdir()) == names
 
 
 def test_without_the_extra(made, copy, monkeypatch):

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['BUNDLED_ARCH', 'BUNDLED_WEIGHTS', 'eval_mode', 'ShallowTracer', 'network_steps', 'tokens_to_map', 'cut_body',
-           'feature_count', 'bundled_weights', 'read_weights', 'load_body', 'create_body', 'colour_statistics',
-           'linear_head', 'get_model', 'bn_layers', 'describe_body']
+           'feature_count', 'bundled_weights', 'load_body', 'create_body', 'colour_statistics', 'linear_head',
+           'get_model', 'bn_layers', 'describe_body']
 
 # %% ../nbs/02_backbone.ipynb #cell-3
 import difflib
 import re
 import urllib.request
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,10 +20,12 @@ from pathlib import Path
 
 import torch
 import torchvision
-from safetensors.torch import load_file
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision import models
+
+from .weight_files import bundle_facts, check_numbers, find_network, read_weights
+from .console import listed, printable
 
 # %% ../nbs/02_backbone.ipynb #n54577093
 @contextmanager
@@ -135,29 +138,6 @@ def bundled_weights() -> Path:
     "Where the weights that come with the package are."
     return Path(str(files("transfer_nbs") / "weights" / BUNDLED_WEIGHTS))
 
-
-def read_weights(
-    path: str | Path,  # a .safetensors file, or a checkpoint of `torch.save`
-) -> dict[str, torch.Tensor]:  # tensor name to tensor
-    """The tensors in a file, read without running any code from it.
-
-    A checkpoint may hold them under "state_dict" or "model", and behind the prefix "module." of DataParallel.
-    Raises FileNotFoundError, or ValueError where the file holds no tensors or can't be read safely.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}: --weights takes bundled, imagenet, or a path to weights")
-    try:
-        content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # each format has exceptions of its own
-        raise ValueError(f"{path} is no checkpoint that can be read safely ({type(error).__name__}): "
-                         "give a .safetensors file or a state_dict saved with torch.save") from None
-    for key in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict): content = content[key]
-    if not isinstance(content, dict) or not content or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise ValueError(f"{path} holds no dictionary of tensors: save a model's state_dict() instead")
-    return {name.removeprefix("module."): value for name, value in content.items()}
-
 # %% ../nbs/02_backbone.ipynb #cell-29
 def _imagenet_weights(arch: str) -> dict[str, torch.Tensor]:
     "Torchvision's default weights for an architecture, through the cache of torch.hub."
@@ -188,6 +168,7 @@ def load_body(
     """Fill a body with weights, or raise ValueError that names each tensor that is missing, misshapen or left over.
 
     Counters of batches (`num_batches_tracked`), which old files lack and eval mode never reads, may be missing.
+    NaN and other numbers that can't be weights are refused as `check_numbers` does.
     """
     own = body.state_dict()
     missing = [name for name in own if name not in tensors and not name.endswith("num_batches_tracked")]
@@ -197,13 +178,36 @@ def load_body(
                 (("missing", missing), ("of another shape", misshapen), ("unexpected", unexpected)) if names]
     if problems:
         raise ValueError(f"{source} don't fit this network ({'; '.join(problems)}): are they of this architecture?")
+    check_numbers(tensors, own, source=source)
     body.load_state_dict({**own, **{name: tensors[name] for name in own if name in tensors}})
+
+# %% ../nbs/02_backbone.ipynb #predict-1
+def _own_tensors(
+    tensors: dict[str, torch.Tensor],  # of a file
+    body: nn.Module,  # what they are for
+    classifier: set[str],  # as for `load_body`
+    arch: str,  # of the body
+    weights: str | Path,  # the file, or the folder of a bundle
+    source: str,  # what to call them in an error
+) -> dict[str, torch.Tensor]:  # by the body's names, as `load_body` takes them
+    "What is the network's in a file; a warning says what else was in it. Raises ValueError for a bundle of another architecture."
+    told = bundle_facts(weights).get("architecture", arch)
+    if told != arch: raise ValueError(f"{source} are of a bundle of {told}, not {arch}: give --arch {told}")
+    found = find_network(tensors, body.state_dict(), source=source)
+    foreign = [name for name in found.left if name.removeprefix(found.prefix).split(".")[0] not in classifier]
+    complete = all(name in found.tensors for name in body.state_dict() if not name.endswith("num_batches_tracked"))
+    if complete and (found.prefix or foreign):
+        names = [name for name in body.state_dict() if name in found.tensors]
+        behind = f" behind the prefix {found.prefix}" if found.prefix else ""
+        left = f"; left out {len(found.left)}: {listed(found.left, 4)}" if found.left else ""
+        warnings.warn(printable(f"{weights}: took {len(names)} tensors{behind}{left}"), stacklevel=3)
+    return found.tensors
 
 # %% ../nbs/02_backbone.ipynb #cell-38
 def create_body(
     arch: str,  # a classification network of torchvision, such as "resnet18"
     *,
-    weights: str | Path = "bundled",  # "bundled", "imagenet", "random", or a path to a file
+    weights: str | Path = "bundled",  # "bundled", "imagenet", "random", or a path to a file or to a bundle
     seed: int = 0,  # of the random weights
 ) -> nn.Module:  # images (N, 3, H, W) to feature maps (N, C, h, w)
     """The body of a torchvision network with the weights that were asked for, never others.
@@ -230,9 +234,10 @@ def create_body(
     classifier = top_level(network) - top_level(body)
     if weights == "imagenet": tensors, source = _imagenet_weights(arch), f"the ImageNet weights of {arch}"
     elif weights == "bundled": tensors, source = read_weights(bundled_weights()), "the bundled weights"
-    else: tensors, source = read_weights(weights), f"the weights in {weights}"
+    else: tensors, source = read_weights(weights), f"the weights in {printable(str(weights))}"
     if arch.startswith("densenet"):  # torchvision's own files are older than its names: norm.1 became norm1
         tensors = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", name): value for name, value in tensors.items()}
+    if weights not in ("imagenet", "bundled"): tensors = _own_tensors(tensors, body, classifier, arch, weights, source)
     load_body(body, tensors, classifier=classifier, source=source)
     return body
 

@@ -26,7 +26,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from .cache import cache_folder
 from .console import progress_bar, user_errors
-from .files import claim, write_file, write_folder
+from .files import claim, is_unfinished, ensure_folder, remove_unfinished, sync_folder, write_file, write_folder
 
 # %% ../nbs/20_clothes.ipynb #cell-9
 CLASSES = ("camouflage_clothes", "normal_clothes")  # image `index` is of class `index % 2`
@@ -874,7 +874,7 @@ def check_folder(
     "Raise NotADirectoryError or FileExistsError where a folder isn't free for these images; nothing is touched."
     dest, remedy = Path(dest), "give a new folder"
     if dest.exists() and not dest.is_dir(): raise NotADirectoryError(f"{dest}: is a file, not a folder; {remedy}")
-    if not dest.exists() or all(path.suffix == ".part" for path in dest.iterdir()): return  # nothing, or what a killed program left half written
+    if not dest.exists() or all(map(is_unfinished, dest.iterdir())): return  # nothing, or what a killed program left half written
     try: held = json.loads((dest / ".clothes.json").read_text())
     except (FileNotFoundError, ValueError):
         raise FileExistsError(f"{dest}: has something else in it, and nothing is overwritten; {remedy}") from None
@@ -890,15 +890,33 @@ def claim_folder(
     dest = Path(dest)
     try:
         check_folder(dest, settings)
-        dest.mkdir(parents=True, exist_ok=True)
+        ensure_folder(dest)
+        remove_unfinished(dest, inside=True)
         if not (dest / ".clothes.json").exists(): write_file(dest / ".clothes.json", json.dumps(settings))
-        for name in CLASSES: (dest / name).mkdir(exist_ok=True)
+        for name in CLASSES: ensure_folder(dest / name)
     except OSError as error:
         if error.errno is None: raise  # ours
         raise OSError(f"{dest}: can't be written ({error.strerror}); give a new folder in a place that is yours") from error
     return dest
 
 # %% ../nbs/20_clothes.ipynb #facc167e
+def _draw_set(
+    dest: Path, # claimed by the caller; all of this as for make_clothes
+    n: int,
+    size: int,
+    seed: int,
+    workers: int | None,
+) -> None:
+    "Draw the images that are missing."
+    dest = claim_folder(dest, {"source": "drawn", "n": n, "size": size, "seed": seed, "drawing": DRAWING})
+    missing = sum(not image_file(dest, index).exists() for index in range(n))
+    workers = min(workers or os.cpu_count() or 1, missing // 32)
+    with progress_bar(total=missing, desc="drawing", unit="image") as bar:
+        if workers > 1:
+            for count in draw_in_workers(dest, n, size, seed, workers): bar.update(count)
+        else:
+            for _ in draw_missing(dest, n, size, seed): bar.update()
+
 def make_clothes(
     dest: str | Path, # a new folder; gets one folder for each class
     *,
@@ -914,16 +932,8 @@ def make_clothes(
     if not 16 <= size <= 1024: raise ValueError(f"size is {size}; give 16 to 1024 pixels")
     if seed < 0: raise ValueError(f"seed is {seed}; give 0 or a larger number")
     if workers is not None and workers < 1: raise ValueError(f"workers is {workers}; give 1 or more, or leave it out")
-    with claim(dest, remedy="wait for it, or give a new folder"):
-        dest = claim_folder(dest, {"source": "drawn", "n": n, "size": size, "seed": seed, "drawing": DRAWING})
-        missing = sum(not image_file(dest, index).exists() for index in range(n))
-        workers = min(workers or os.cpu_count() or 1, missing // 32)
-        with progress_bar(total=missing, desc="drawing", unit="image") as bar:
-            if workers > 1:
-                for count in draw_in_workers(dest, n, size, seed, workers): bar.update(count)
-            else:
-                for _ in draw_missing(dest, n, size, seed): bar.update()
-    return dest
+    with claim(dest, remedy="wait for it, or give a new folder"): _draw_set(Path(dest), n, size, seed, workers)
+    return Path(dest)
 
 # %% ../nbs/20_clothes.ipynb #cell-63
 def practice_folder(
@@ -932,10 +942,12 @@ def practice_folder(
     size: int = 128, # width and height in pixels
     seed: int = 0, # another seed, another set of images
 ) -> Path: # DEST/<class>/<index>.jpg; treat it as read-only
-    "The practice data, drawn into the user's cache folder the first time it is asked for."
+    "The practice data, drawn into the user's cache folder the first time it is asked for; where another program draws it, this one waits."
     folder = cache_folder() / f"clothes-{DRAWING}-n{n}-size{size}-seed{seed}"
-    write_folder(folder, lambda part: make_clothes(part, n=n, size=size, seed=seed))
-    return make_clothes(folder, n=n, size=size, seed=seed)  # nothing to do, unless files were deleted
+    with claim(folder, wait=True):
+        write_folder(folder, lambda part: make_clothes(part, n=n, size=size, seed=seed))
+        _draw_set(folder, n, size, seed, None)  # nothing to do, unless files were deleted
+    return folder
 
 # %% ../nbs/20_clothes.ipynb #cell-66
 KAGGLE = "imneonizer/normal-vs-camouflage-clothes"
@@ -970,12 +982,15 @@ def fetch_clothes(
     "The article's photographs, as DEST/camouflage_clothes and DEST/normal_clothes. Raises as make_clothes does."
     settings = {"source": "kaggle", "dataset": KAGGLE}
     check_folder(dest, settings)
-    source, dest = download_photographs(), claim_folder(dest, settings)
-    for file in sorted(file for name in CLASSES for file in (source / name).iterdir() if file.is_file()):
-        target = dest / file.parent.name / file.name
-        if target.exists(): continue
-        try: os.link(file, target)
-        except OSError: write_file(target, file.read_bytes())
+    source = download_photographs()
+    with claim(dest, remedy="wait for it, or give a new folder"):
+        dest = claim_folder(dest, settings)
+        for file in sorted(file for name in CLASSES for file in (source / name).iterdir() if file.is_file()):
+            target = dest / file.parent.name / file.name
+            if target.exists(): continue
+            try: os.link(file, target)
+            except OSError: write_file(target, file.read_bytes())
+        sync_folder(dest, names_only=True)
     return dest
 
 # %% ../nbs/20_clothes.ipynb #cell-70

@@ -58,7 +58,8 @@ def one_line(
     error: Exception, # or a warning
 ) -> str: # its message
     "The message of an error or a warning as one line that any terminal can show; of a system error, file and reason."
-    text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename is not None else str(error)
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror: text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     return printable(" ".join(text.split())) or type(error).__name__
 
 def _open_streams() -> None:
@@ -70,27 +71,55 @@ def _open_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, ValueError): stream.reconfigure(errors="backslashreplace")  # a notebook's has no such method
 
+class _Patient:
+    "A stream that goes on without a word where nobody takes what is written to it, and remembers why."
+    def __init__(self, stream, shown=False): # shown: whether control characters are written out
+        self.stream, self.shown, self.error = stream, shown, None
+
+    def write(self, text):
+        self._try(self.stream.write, "\n".join(map(printable, text.split("\n"))) if self.shown else text)
+        return len(text)
+
+    def flush(self): self._try(self.stream.flush)
+
+    def _try(self, function, *given):
+        if self.error is not None: return
+        try: function(*given)
+        except (OSError, ValueError) as error:
+            self.error = error
+            with suppress(OSError, ValueError, AttributeError), open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), self.stream.fileno())  # for what the stream still holds when Python ends
+
+    def __getattr__(self, name): return getattr(self.stream, name)
+
 @contextmanager
 def user_errors(
     name: str, # of the command, which begins the line
 ) -> Iterator[None]:
-    "Turn what a user can mend into one line on standard error and exit status 2, and say each warning once; a bug keeps its traceback."
+    """Turn what a user can mend into one line on standard error and exit status 2, and say each warning once; a bug keeps its traceback.
+
+    What can't be printed doesn't stop the work: a closed pipe ends in exit status 141 without a word, a full disk in one line."""
     said = set()
     def say(text, *_, **__):
         line = f"{name}: warning: {one_line(text)}"
         if line not in said: print(line, file=sys.stderr)
         said.add(line)
     _open_streams()
-    with warnings.catch_warnings():
-        warnings.showwarning = say
-        try:
-            yield
-            sys.stdout.flush()  # or a full disk would be noticed when Python ends, and told as a bug
-            return
-        except BrokenPipeError:  # the reader of the pipe has enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python still holds back
-            raise SystemExit(141) from None  # as for a program that SIGPIPE ends
-        except KeyboardInterrupt as stop: status, text = 130, printable(str(stop)) or "interrupted"
-        except (ValueError, OSError, ModuleNotFoundError) as error: status, text = 2, one_line(error)
-    print(f"{name}: {text}", file=sys.stderr)
-    raise SystemExit(status)
+    output, errors, status, text = sys.stdout, sys.stderr, 0, ""
+    on_a_page = type(output).__module__.startswith("ipykernel")
+    if not on_a_page: sys.stdout, sys.stderr = _Patient(output, shown=True), _Patient(errors)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = say
+            try: yield
+            except BrokenPipeError: status = 141  # of another pipe, such as the one that a file was to go into; as for a program that SIGPIPE ends
+            except KeyboardInterrupt as stop: status, text = 130, printable(str(stop)) or "interrupted"
+            except (ValueError, OSError, ModuleNotFoundError) as error: status, text = 2, one_line(error)
+            except SystemExit as stop: status = stop.code
+        sys.stdout.flush()
+        refused = getattr(sys.stdout, "error", None)  # why nothing more could be printed
+        if isinstance(refused, BrokenPipeError): status = status or 141  # the reader of the pipe has enough
+        elif refused is not None: status, text = status or 2, text or f"standard output: {one_line(refused)}"
+        if text: print(f"{name}: {text}", file=sys.stderr)
+    finally: sys.stdout, sys.stderr = output, errors
+    if status: raise SystemExit(status)

@@ -10,6 +10,7 @@ __all__ = ['SURFACES', 'SHAPES', 'FORMULAS', 'draw_plane', 'wave', 'stripes_clas
            'fractals', 'draw_shape', 'uniform', 'look_again', 'random_colours', 'paint', 'compose', 'Bank', 'draw_bank']
 
 # %% ../nbs/21_formulas.ipynb #84cb55b3
+import io
 import json
 import math
 import os
@@ -27,7 +28,7 @@ from scipy.ndimage import maximum_filter
 from torch.nn import functional as F
 
 from .console import progress_bar
-from .files import write_file
+from .files import ensure_folder, write_file
 
 # %% ../nbs/21_formulas.ipynb #38b06270
 def draw_plane(
@@ -429,9 +430,9 @@ def _draw_class(job: tuple[str, int], folder: Path, drawings: int, **options) ->
     kind, label = job
     path = folder / f"{kind}-{label:04}.npy"
     if path.exists(): return
-    draw, part = draw_surface if kind == "surface" else draw_shape, path.with_suffix(f".{os.getpid()}.part")
-    with part.open("wb") as file: np.save(file, np.stack([draw(label, index, **options) for index in range(drawings)]))
-    part.replace(path)
+    draw, file = draw_surface if kind == "surface" else draw_shape, io.BytesIO()
+    np.save(file, np.stack([draw(label, index, **options) for index in range(drawings)]))
+    write_file(path, file.getvalue())
 
 
 def draw_bank(
@@ -448,10 +449,10 @@ def draw_bank(
     """Draw all classes that are not there yet.
 
     A script that calls it needs the usual `if __name__ == "__main__":`, because its processes import the script.
-    Raises ValueError for a folder with other settings.
+    Two programs may draw into one folder: each of them ends with all classes. Raises ValueError for a folder with other settings.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    ensure_folder(folder)
     settings = dict(formulas=FORMULAS, surfaces=surfaces, shapes=shapes, drawings=drawings, size=size, seed=seed, without=list(without))
     said = folder / "bank.json"
     if said.exists() and (old := json.loads(said.read_text())) != settings:

@@ -37,7 +37,7 @@ from .clothes import practice_folder
 from .data import ImageDataset, ImageSpec, read_folder
 from .formulas import SHAPES, SURFACES, Bank, compose, draw_bank, random_colours
 from .console import progress_bar, user_errors
-from .files import write_file
+from .files import claim, is_unfinished, ensure_folder, remove_unfinished, write_file
 from .training import Precision, choose_device, choose_precision, describe_environment, to_device
 
 # %% ../nbs/22_pretrain.ipynb #9c8a55cc
@@ -346,13 +346,14 @@ def card_text(
 
 # %% ../nbs/22_pretrain.ipynb #27d8b6c9
 def _check_folder(out: Path, settings: PretrainSettings) -> None:
-    out.mkdir(parents=True, exist_ok=True)
+    ensure_folder(out)
     said, new = out / "settings.json", asdict(settings)
-    if not said.exists() and any(out.iterdir()): raise ValueError(f"{out} holds other files: choose another --out")
+    if not said.exists() and not all(map(is_unfinished, out.iterdir())): raise ValueError(f"{out} holds other files: choose another --out")
     if said.exists() and (old := json.loads(said.read_text())) != new:
         wrong = next(name for name in new if old.get(name) != new[name])
         raise ValueError(f"{out} holds a run with {wrong}={old.get(wrong)}, not {new[wrong]}: choose another --out or delete it")
-    write_file(said, json.dumps(new, indent=1).encode())
+    remove_unfinished(out, inside=True)
+    write_file(said, json.dumps(new, indent=1))
 
 
 def pretrain(
@@ -365,13 +366,27 @@ def pretrain(
 ) -> dict:  # the card
     """Train the backbone on formula pictures, from the last checkpoint if there is one, and write weights and card.
 
-    Raises ValueError where `out` holds a run with other settings or anything else, and for a device that is not there.
+    Raises ValueError where `out` holds a run with other settings or anything else, or another program writes it, and for a device that is not there.
     """
     out, device = Path(out), choose_device(device)
-    _check_folder(out, settings)
+    card_file = (out / BUNDLED_WEIGHTS).with_suffix(".json")
+    with claim(out):
+        _check_folder(out, settings)
+        if card_file.exists(): card = json.loads(card_file.read_text())
+        else: card = _pretrain(out, settings, device, checkpoint_every=checkpoint_every, stop_after=stop_after)
+        if card: shutil.rmtree(out / "drawings", ignore_errors=True)
+    return card
+
+
+def _pretrain(
+    out: Path,
+    settings: PretrainSettings,
+    device: torch.device,
+    *,
+    checkpoint_every: int,
+    stop_after: int | None,
+) -> dict:  # the card; empty where it stopped
     weights_file, checkpoint = out / BUNDLED_WEIGHTS, out / "checkpoint.pt"
-    card_file = weights_file.with_suffix(".json")
-    if card_file.exists(): return json.loads(card_file.read_text())
     without = tuple(settings.without.split(",")) if settings.without else ()
     bank = draw_bank(out / "drawings", surfaces=settings.surfaces, shapes=settings.shapes, drawings=settings.drawings, size=settings.draw_size,
                      seed=settings.seed, without=without).to(device)
@@ -421,9 +436,8 @@ def pretrain(
         hardware=describe_environment(), date=date.today().isoformat(),
         versions=dict(transfer_nbs=version("transfer_nbs"), torch=torch.__version__, python=platform.python_version()),
         mean=IMAGENET_MEAN, std=IMAGENET_STD, log=log)
-    write_file(weights_file.with_suffix(".md"), card_text(card).encode())
-    write_file(card_file, (json.dumps(card, indent=1) + "\n").encode())
-    shutil.rmtree(out / "drawings")
+    write_file(weights_file.with_suffix(".md"), card_text(card))
+    write_file(weights_file.with_suffix(".json"), json.dumps(card, indent=1) + "\n")
     return card
 
 # %% ../nbs/22_pretrain.ipynb #d1331a2c

@@ -12,9 +12,7 @@ __all__ = ['THUMBNAIL', 'INK', 'TRAIN', 'VALID', 'STYLE', 'NUMBERS', 'PICTURES',
 # %% ../nbs/32_review.ipynb #review-03
 import base64
 import io
-import os
 import re
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -34,8 +32,9 @@ from torch.nn import functional as F
 from .backbone import eval_mode
 from .bundle import Bundle, load_bundle, prepare_image
 from .compare import accuracy_interval, split_hash
-from .data import ImageSpec, valid_transform
 from .console import listed, printable
+from .data import ImageSpec, shorten, valid_transform
+from .files import write_output
 from .folders import open_image
 
 # %% ../nbs/32_review.ipynb #review-11
@@ -157,7 +156,7 @@ def heat_maps(
     Raises ModuleNotFoundError where the extra `review` isn't installed."""
     from captum.attr import LayerGradCam
     view, targets = valid_transform(bundle.spec), [bundle.spec.class_names.index(name) for name in class_names]
-    images = torch.stack([view(open_image(file)) for file in files]).to(next(bundle.model.parameters()).device).requires_grad_()
+    images = torch.stack([view(open_image(file, bundle.spec.ranges)) for file in files]).to(next(bundle.model.parameters()).device).requires_grad_()
     with eval_mode(bundle.model):
         heat = LayerGradCam(bundle.model, bundle.model.body).attribute(images, target=targets, relu_attributions=True)[:, 0]
     return (heat / heat.amax((1, 2), keepdim=True).clamp(min=1e-12)).detach().float().cpu()
@@ -227,9 +226,9 @@ def curves_svg(
 def as_data(
     picture: Image.Image,
 ) -> str:  # data:image/jpeg;base64,...
-    "A picture as text that a page can hold, no larger than 192 pixels."
+    "A picture as text that a page can hold, no larger than 192 pixels; of a strip, the middle."
     content = io.BytesIO()
-    ImageOps.contain(picture, (THUMBNAIL, THUMBNAIL)).save(content, "JPEG", quality=80)
+    ImageOps.contain(shorten(picture), (THUMBNAIL, THUMBNAIL)).save(content, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()
 
 # %% ../nbs/32_review.ipynb #review-40
@@ -394,7 +393,7 @@ def picture_facts(
     facts = dict(worst=worst, wrong=int((~right).sum()), judged=len(judged.rows), suspects=None, right_looks=None)
     try: suspects = suspicious_labels(judged, bundle.spec.class_names)
     except ModuleNotFoundError: pass
-    else: facts |= dict(suspected=len(suspects), suspects=[dict(row, picture=as_data(open_image(Path(folder) / row["file"]))) for row in suspects.head(most).to_dict("records")])
+    else: facts |= dict(suspected=len(suspects), suspects=[dict(row, picture=as_data(open_image(Path(folder) / row["file"], bundle.spec.ranges))) for row in suspects.head(most).to_dict("records")])
     surest = judged.rows[right].sort_values("probability", ascending=False, kind="stable").drop_duplicates("class").sort_values("class").head(LOOKS)
     try: facts |= dict(right_looks=look_facts(bundle, surest.to_dict("records"), folder), wrong_looks=look_facts(bundle, worst[:LOOKS], folder))
     except ModuleNotFoundError: return facts
@@ -443,8 +442,5 @@ def write_review(
                  temperature=bundle.temperature, learned=int((table["split"] == "train").sum()), errors=list(judged.errors.items())[:LISTED_ERRORS],
                  unreadable=len(judged.errors))
     facts |= number_facts(judged.rows, bundle.spec.class_names) | picture_facts(bundle, judged, folder, most) | training_facts(history)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent, ignore_cleanup_errors=True) as room:
-        page = Path(room) / "review.html"
-        page.write_text(fill_template("page", facts), encoding="utf-8")
-        os.replace(page, path / "review.html")
+    write_output(path / "review.html", fill_template("page", facts))
     return path / "review.html"

@@ -80,11 +80,12 @@ def limit_seconds(
     *,
     precision: Precision,
 ) -> float:
-    "How long a recipe's computing takes alone: all batches of its phases, and a forward pass of all validation images after each epoch."
-    def speed(recipe, phase): return images_per_second(bare_step(recipe, settings, phase=phase, precision=precision), batch_size=settings.batch_size)
+    "How long a recipe's computing takes alone: all batches of its phases, and a forward pass of all validation images in float32 after each epoch."
+    def speed(recipe, phase, precision=precision):
+        return images_per_second(bare_step(recipe, settings, phase=phase, precision=precision), batch_size=settings.batch_size)
     count, lengths = table.groupby("split").size(), training.divide_epochs(recipe.phases, settings.epochs)
     training_seconds = sum(length * count["train"] / speed(recipe, phase) for length, phase in zip(lengths, recipe.phases) if length)
-    return training_seconds + settings.epochs * count["valid"] / speed(bn_eval.bn_eval, bn_eval.bn_eval.phases[0])
+    return training_seconds + settings.epochs * count["valid"] / speed(bn_eval.bn_eval, bn_eval.bn_eval.phases[0], precision.exact)
 
 # %% ../nbs/11_speed.ipynb #cell-11
 STAGES = ("decoding", "reading and cropping", "forward", "backward", "update", "evaluation", "rest")

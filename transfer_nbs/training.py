@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['Groups', 'from_scratch', 'random_features', 'Precision', 'choose_device', 'choose_precision', 'measured_precisions',
-           'hold_memory', 'release_memory', 'slow_gradients', 'describe_choices', 'describe_environment', 'fusable',
-           'inference_copy', 'Evaluation', 'evaluate', 'to_device', 'all_parameters', 'body_and_head', 'check_groups',
-           'Phase', 'Recipe', 'divide_epochs', 'train_epoch', 'start_phase', 'fit', 'depthwise', 'quick_depthwise',
-           'frozen_weights_cast', 'plot_history']
+           'hold_memory', 'release_memory', 'slow_gradients', 'describe_choices', 'describe_environment',
+           'computing_facts', 'recorded_precision', 'check_computing', 'fusable', 'inference_copy', 'Evaluation',
+           'evaluate', 'to_device', 'all_parameters', 'body_and_head', 'check_groups', 'Phase', 'Recipe',
+           'divide_epochs', 'train_epoch', 'start_phase', 'DivergedError', 'check_finite', 'fit', 'depthwise',
+           'quick_depthwise', 'frozen_weights_cast', 'plot_history']
 
 # %% ../nbs/03_training.ipynb #cell-3
 import copy
 import ctypes
 import json
+import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -46,10 +48,17 @@ class Precision:
     dtype: torch.dtype  # of activations: torch.bfloat16 under autocast, or torch.float32
     channels_last: bool  # whether images and filters keep their channels side by side in memory
     reason: str  # why this choice, for the reader
+    exact_channels_last: bool = True  # `channels_last` for float32, the numbers that models are evaluated in
 
     def autocast(self, device: torch.device) -> torch.autocast:
         "The context in which to call the model."
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+
+    @property
+    def exact(self) -> "Precision":
+        "The same device's way to compute in float32."
+        if self.dtype == torch.float32: return self
+        return Precision(torch.float32, self.exact_channels_last, "float32, as every model is evaluated", self.exact_channels_last)
 
 # %% ../nbs/03_training.ipynb #54713349
 def choose_device(
@@ -76,11 +85,16 @@ def choose_precision(
     times = measured_precisions(device)
     plain, last, coarse = (times[name] for name in ("float32", "float32 channels_last", "bfloat16 channels_last"))
     channels_last = last * 1.1 < plain
-    if precision == "bfloat16": return Precision(torch.bfloat16, True, "bfloat16 and channels_last, as requested")
-    if precision == "float32": return Precision(torch.float32, channels_last, "float32, as requested" + ", and channels_last" * channels_last)
+    if precision == "bfloat16":
+        return Precision(torch.bfloat16, True, "bfloat16 and channels_last, as requested", channels_last)
+    if precision == "float32":
+        reason = "float32, as requested" + ", and channels_last" * channels_last
+        return Precision(torch.float32, channels_last, reason, channels_last)
     if coarse * 1.1 < min(plain, last):
-        return Precision(torch.bfloat16, True, f"bfloat16 and channels_last, measured {plain / coarse:.1f} times as fast as plain float32")
-    return Precision(torch.float32, channels_last, "float32" + " and channels_last" * channels_last + f": bfloat16 measured {coarse / min(plain, last):.1f} times as slow")
+        reason = f"bfloat16 and channels_last, measured {plain / coarse:.1f} times as fast as plain float32"
+        return Precision(torch.bfloat16, True, reason, channels_last)
+    reason = "float32" + " and channels_last" * channels_last + f": bfloat16 measured {coarse / min(plain, last):.1f} times as slow"
+    return Precision(torch.float32, channels_last, reason, channels_last)
 
 # %% ../nbs/03_training.ipynb #95d0f266
 def measured_precisions(
@@ -189,6 +203,48 @@ def describe_environment(
     versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}, Python {platform.python_version()}"
     return f"{device.type} ({name}); {choose_precision(device, precision=precision).reason}; {versions}" + (f"; seed {seed}" if seed is not None else "")
 
+# %% ../nbs/03_training.ipynb #compare-2
+def computing_facts(
+    device: torch.device,  # the device that computes
+    precision: Precision,  # how
+) -> dict:  # strings, numbers and booleans only
+    "All but data and settings that decides the bits of a training run."
+    facts = dict(device=device.type)
+    if device.type == "cuda": facts["processor"] = torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        extra = [name for name in ("avx512_bf16", "amx_bf16") if torch.cpu.get_capabilities().get(name)]
+        facts["processor"] = " ".join([platform.machine(), torch.backends.cpu.get_cpu_capability(), *extra])
+        facts["threads"] = torch.get_num_threads()
+    facts.update(torch=str(torch.__version__), torchvision=str(torchvision.__version__))
+    numbers = str(precision.dtype).removeprefix("torch.")
+    return {**facts, "numbers": numbers, "channels_last": precision.channels_last, "exact_channels_last": precision.exact_channels_last}
+
+
+def recorded_precision(
+    facts: dict,  # of `computing_facts`, perhaps of another machine
+    device: torch.device,  # the device that will compute
+) -> Precision | None:  # None: the facts are of another kind of device
+    "The precision of a run that is to go on: as it was chosen then, and not measured again."
+    numbers = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(facts.get("numbers"))
+    here = computing_facts(device, Precision(torch.float32, False, ""))
+    if numbers is None or any(facts.get(name) != here.get(name) for name in ("device", "processor")): return None
+    channels_last, exact_channels_last = bool(facts.get("channels_last")), bool(facts.get("exact_channels_last"))
+    return Precision(numbers, channels_last, facts["numbers"] + " and channels_last" * channels_last + ", as it began", exact_channels_last)
+
+
+def check_computing(
+    place: str,  # what is to go on, for the message
+    old: dict,  # of `computing_facts`, then
+    new: dict,  # and now
+) -> None:
+    "Raise ValueError that names the first difference and a remedy."
+    remedies = dict(threads="set OMP_NUM_THREADS={}", torch="install torch {}", torchvision="install torchvision {}")
+    for name in {**old, **new}:
+        before, now = old.get(name), new.get(name)
+        if before == now: continue
+        remedy = remedies[name].format(before) + ", or " if name in remedies and before is not None else ""
+        raise ValueError(f"{place} was begun with {name} {before}, not {now}, which changes its numbers: {remedy}choose another --out")
+
 # %% ../nbs/03_training.ipynb #new-71805482
 _pairs = WeakKeyDictionary()  # module -> names of (convolution, BN layer) that follow one another
 
@@ -249,12 +305,12 @@ def evaluate(
     model: nn.Module,  # images to logits
     loader: DataLoader,  # unshuffled, so that `correct` has the order of its dataset
     *,
-    precision: Precision | None = None,  # None: choose for the model's device
+    precision: Precision | None = None,  # None: float32, as a finished model predicts
     bar: tqdm | None = None,  # a progress bar to move on by each image
 ) -> Evaluation:
     "Loss and accuracy in eval mode; the model is left as it was."
     device = next(model.parameters()).device
-    precision = precision or choose_precision(device)
+    precision = precision or choose_precision(device, precision="float32")
     twin, losses, correct = inference_copy(model, precision=precision), [], []
     for images, labels in loader:
         images, labels = to_device(images, device, precision), labels.to(device)
@@ -381,6 +437,36 @@ def start_phase(
     trained = [dict(params=group, lr=lr * rate) for group, rate in zip(groups, phase.rates) if rate is not None]
     return torch.optim.Adam(trained, fused=True)  # fused: one pass over all parameters
 
+# %% ../nbs/03_training.ipynb #compare-5
+class DivergedError(ValueError):
+    "A training run whose loss or weights are no finite numbers any more."
+    def __init__(
+        self,
+        what: str,  # is no number, such as "the training loss"
+        *,
+        epoch: int,  # after which it was found, counted from 1
+        lr: float,  # learning rate of the run
+        history: list[dict],  # a row for each epoch, the last one included
+    ):
+        super().__init__(f"{what} is no finite number after epoch {epoch} at learning rate {lr:g}: try a smaller --lr, such as {min(lr / 10, 0.004):g}")
+        self.epoch, self.lr, self.history = epoch, lr, history
+        self.trained = None  # for who trained the model to add what came out
+
+
+def check_finite(
+    history: list[dict],  # of `fit`, with a row for the epoch that is over
+    model: nn.Module,
+    *,
+    lr: float,  # learning rate of the run
+) -> None:
+    "Raise DivergedError where the last epoch ended in a loss or a weight that is no finite number."
+    last = history[-1]
+    finite = {"the training loss": math.isfinite(last["train_loss"]),
+              "a weight": all(bool(value.isfinite().all()) for value in model.state_dict().values()),
+              "the validation loss": math.isfinite(last["valid_loss"])}
+    for what, fine in finite.items():
+        if not fine: raise DivergedError(what, epoch=last["epoch"], lr=lr, history=history)
+
 # %% ../nbs/03_training.ipynb #cdb6c17e
 def _random_state(device: torch.device) -> list[torch.Tensor]:
     "Of torch's generators: the CPU's, and the GPU's where there is one."
@@ -412,7 +498,8 @@ def fit(
     """Train a model through the phases of a recipe, and evaluate it after each epoch.
 
     The order of the images and their augmentation come from the loader's own seed. Raises ValueError where groups
-    overlap or leave out a parameter, and where the recipe holds the body's BN layers and the model's are in train mode.
+    overlap or leave out a parameter, and where the recipe holds the body's BN layers and the model's are in train mode;
+    DivergedError where a loss or a weight is no finite number after an epoch.
     """
     device = next(model.parameters()).device
     precision = precision or choose_precision(device)
@@ -434,26 +521,27 @@ def fit(
             model.train()  # a body in train mode is no function, unless its BN layers refuse
             if recipe.bn in ("weights", "frozen") and any(layer.training for layer in bn_layers(model.body).values()):
                 raise ValueError(f"{recipe.name} holds the BN layers of the body, and this model's are in train mode: call set_bn_policy(model.body, {recipe.bn!r}) first")
-            frozen_body = features and features.open(model.body, precision=precision)
+            bodies = {way: features and features.open(model.body, precision=way) for way in (precision, precision.exact)}
 
-            def part_and_batches(loader):  # the head and what a frozen body makes of the images; or the whole model and the images
-                return (model.head, frozen_body(loader, epoch=len(history))) if frozen_body else (model, loader)
+            def part_and_batches(loader, way):  # the head and what a frozen body makes of the images; or the whole model and the images
+                return (model.head, bodies[way](loader, epoch=len(history))) if bodies[way] else (model, loader)
 
             schedule = CosineAnnealingLR(optimizer, T_max=length * len(train_loader))  # from the phase's rates down to 0
             if done:
                 optimizer.load_state_dict(resume["optimizer"])
                 schedule.load_state_dict(resume["schedule"])
             for _ in range(done, length):
-                part, batches = part_and_batches(train_loader)
+                part, batches = part_and_batches(train_loader, precision)
                 start_epoch(train_loader, len(history))
                 with frozen_weights_cast(part, precision), quick_depthwise(part, precision):
                     train_loss, train_accuracy = train_epoch(part, batches, optimizer, precision=precision, schedule=schedule,
                                                              class_weights=class_weights, bar=bar)
-                part, batches = part_and_batches(valid_loader)
-                valid = evaluate(part, batches, precision=precision, bar=bar)
+                part, batches = part_and_batches(valid_loader, precision.exact)
+                valid = evaluate(part, batches, precision=precision.exact, bar=bar)
                 if evaluations is not None: evaluations.append(valid)
                 history.append(dict(phase=number, epoch=len(history) + 1, train_loss=train_loss, train_accuracy=train_accuracy,
                                     valid_loss=valid.loss, valid_accuracy=valid.accuracy))
+                check_finite(history, model, lr=lr)
                 if after_epoch is None: continue
                 state = dict(history=list(history), model=model.state_dict(), optimizer=optimizer.state_dict(), schedule=schedule.state_dict(),
                              random=_random_state(device))

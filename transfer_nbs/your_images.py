@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OF_THE_RUN', 'read_parts', 'read_winner', 'check_compared', 'FitSettings', 'describe_request', 'check_request',
-           'advance', 'write_checkpoint', 'read_checkpoint', 'finish_epoch', 'tensorboard_log', 'checkpoint_path',
+           'choose_computing', 'advance', 'write_checkpoint', 'read_checkpoint', 'finish_epoch', 'tensorboard_log',
            'fit_bundle', 'choose_settings', 'format_results', 'transfer_fit']
 
 # %% ../nbs/10_your_images.ipynb #your-04
@@ -13,8 +13,9 @@ import json
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -24,19 +25,23 @@ import torch
 from fastcore.script import call_parse, store_true
 from safetensors import SafetensorError
 
-from .bundle import Bundle, check_free, check_onnx, describe_settings, export_onnx, load_bundle, make_bundle, save_bundle
-from .compare import RECIPES, CompareSettings, build_model, check_recipes, check_writable, compare_with_best, image_spec, read_run, split_hash, train_recipe
-from .data import read_folder, read_test
+from .bundle import (MAX_SIZE, Bundle, check_onnx, check_place, checkpoint_path,
+                                 describe_settings, export_onnx, load_bundle, make_bundle, save_bundle)
+from .weight_files import usual_size, weights_file
+from .compare import (RECIPES, CompareSettings, build_model, check_recipes, image_spec, read_run,
+                                  split_hash, summarize, train_recipe)
+from .console import user_errors
+from .data import decode_images, read_folder, read_test
+from .files import check_outside, claim, content_hash, is_plain, write_file
 from .review import write_review
-from .console import in_threads, user_errors
-from .files import content_hash, file_stamps, write_file
-from .folders import open_image
-from .training import choose_device, choose_precision, divide_epochs
+from .split import images_digest
+from .training import (DivergedError, Precision, check_computing, choose_device, choose_precision,
+                                   computing_facts, divide_epochs, recorded_precision)
 
 # %% ../nbs/10_your_images.ipynb #your-14
 def read_parts(
     folder: str | Path,  # as for `read_folder`
-    **how,  # likewise: `valid_fraction`, `order`, `test_fraction`
+    **how,  # likewise: `valid_fraction`, `order`, `test_fraction`, `alike`
 ) -> pd.DataFrame:  # columns file (relative to `folder`), class, split ("train", "valid" and perhaps "test")
     "The pictures of a folder with class and side, its test side included, or one that is set aside. Raises ValueError as `read_folder` and `read_test` do."
     return pd.concat([read_folder(folder, **how), read_test(folder)], ignore_index=True)
@@ -50,11 +55,13 @@ def read_winner(
     if not (run / "run.json").is_file(): raise ValueError(f"{run}: no comparison there; give the --out of a transfer_compare")
     try: record = json.loads((run / "run.json").read_text(encoding="utf-8"))
     except ValueError: raise ValueError(f"{run}: its run.json is broken; run transfer_compare again with another --out") from None
-    _, correct = read_run(run)
+    results, correct = read_run(run)
     missing = [name for name in record["settings"]["recipes"] if name not in correct]
     if missing: raise ValueError(f"{run}: the comparison isn't finished ({', '.join(missing)} to come); give its transfer_compare again")
-    verdicts = compare_with_best(correct)["verdict"]
-    return verdicts.index[verdicts == "best"][0], record
+    summary = summarize(results, correct)
+    best = summary["recipe"][summary["verdict"] == "best"].tolist()
+    if not best: raise ValueError(f"{run}: every recipe diverged there; compare again with a smaller --lr")
+    return best[0], record
 
 
 def check_compared(
@@ -64,11 +71,15 @@ def check_compared(
     record: dict,  # of `read_winner`
 ) -> None:
     "Raise ValueError unless a comparison was made with just these training and validation images, and these weights."
-    if split_hash(table[table["split"] != "test"]) != record["data"]["split"]:
+    chose = table[table["split"] != "test"]
+    if split_hash(chose) != record["data"]["split"]:
         raise ValueError(f"{run} compared recipes on other images than these of {folder}, or on another split of them: compare this folder anew, "
-                         "with the same --valid_fraction, --test_fraction and --order")
+                         "with the same --valid_fraction, --test_fraction, --alike and --order")
+    if "images" in record["data"] and images_digest(chose, folder) != record["data"]["images"]:
+        raise ValueError(f"{run} compared recipes on images that were other ones then, under the same names: compare this folder anew")
     weights = record["settings"]["weights"]
-    if "weights" in record["data"] and (not Path(weights).is_file() or content_hash(weights) != record["data"]["weights"]):
+    file = weights_file(weights)
+    if "weights" in record["data"] and (file is None or not file.is_file() or content_hash(file) != record["data"]["weights"]):
         raise ValueError(f"{run} began with other weights than {weights} holds now: compare anew")
 
 # %% ../nbs/10_your_images.ipynb #your-22
@@ -92,6 +103,7 @@ class FitSettings:
         _ = self.training  # raises ValueError for what both share
         if self.seed < 0: raise ValueError(f"seed is {self.seed}: it must be 0 or more")
         if self.balance not in ("none", "weights", "sampling"): raise ValueError(f"balance is {self.balance!r}: use weights, sampling or none")
+        if self.size > MAX_SIZE: raise ValueError(f"size is {self.size}: it must be {MAX_SIZE} pixels or less")
         if self.patience < 0: raise ValueError(f"patience is {self.patience}: it must be 0 or more epochs")
 
     @property
@@ -106,10 +118,10 @@ def describe_request(
     table: pd.DataFrame,  # file, class, split
     folder: str | Path,  # what the files are relative to
 ) -> dict:  # strings and numbers
-    "All that must be the same for a training to go on."
-    test = table["split"] == "test"
-    return {**describe_settings(asdict(settings)), "split": split_hash(table[~test]), "test images": split_hash(table[test]),
-            "state of the files": file_stamps([Path(folder) / file for file in table["file"]]), "torch": str(torch.__version__)}
+    "All that must be the same for a training to go on, apart from how the machine computes."
+    asked = {name: value for name, value in asdict(settings).items() if name not in ("device", "precision")}
+    chose = table[table["split"] != "test"]
+    return {**describe_settings(asked), "split": split_hash(chose), "images": images_digest(table, folder)}
 
 
 def check_request(
@@ -120,8 +132,28 @@ def check_request(
     "Raise ValueError that names the first difference."
     short = lambda value: value[:8] if isinstance(value, str) and len(value) == 64 else value  # a digest
     for name, value in new.items():
-        if old.get(name) != value:
-            raise ValueError(f"{place} holds a training with {name} {short(old.get(name))}, not {short(value)}: choose another --out, or delete it")
+        before = old.get(name)
+        if before == value: continue
+        told = f"with {name} {short(before)}, not {short(value)}"
+        if name == "images" and not before: told = "of an earlier transfer_nbs, which didn't note what was in its images"
+        elif name == "images": told = "of images that were other ones then, if perhaps under the same names"
+        raise ValueError(f"{place} holds a training {told}: choose another --out, or delete it")
+
+
+def choose_computing(
+    settings: FitSettings,
+    place: Path,  # the checkpoint
+    before: dict | None,  # how its training was computed; None: there is none
+) -> tuple[Precision, dict]:  # and the same as `computing_facts`, for the next checkpoint
+    """How to compute. Where a training goes on, that was chosen then, and is not measured again.
+
+    Raises ValueError where this machine, or what was asked for, would make other numbers of it."""
+    device = choose_device(settings.device)
+    known = before and settings.precision in ("auto", before.get("numbers"))
+    precision = known and recorded_precision(before, device) or choose_precision(device, precision=settings.precision)
+    facts = computing_facts(device, precision)
+    if before is not None: check_computing(place, before, facts)
+    return precision, facts
 
 # %% ../nbs/10_your_images.ipynb #your-25
 def advance(
@@ -140,7 +172,7 @@ def advance(
 # %% ../nbs/10_your_images.ipynb #your-28
 def write_checkpoint(
     path: Path,  # the file
-    kept: dict,  # of `advance`, and the request
+    kept: dict,  # of `advance`, with "request" and "computing"
 ) -> None:
     "Write a checkpoint whole or not at all. Raises OSError that says how to go on."
     file = io.BytesIO()
@@ -155,13 +187,16 @@ def read_checkpoint(
     request: dict,  # of `describe_request`
 ) -> dict | None:  # None: there is none
     "What a checkpoint holds. Runs no code from it. Raises ValueError where it is broken, or was made by another request."
-    if not path.exists(): return None
+    if not os.path.lexists(path): return None
+    if not is_plain(path): raise ValueError(f"{path}: is no file; remove it, or choose another --out")
     try:
         kept = torch.load(path, map_location="cpu", weights_only=True)
-        old = kept["request"]
+        old = dict(kept["request"])
     except Exception as error:  # torch and pickle have many
         raise ValueError(f"{path}: is no checkpoint that can be read ({type(error).__name__}); delete it to begin anew") from None
     check_request(path, old, request)
+    whole = {"state", "best", "best_epoch", "finished", "computing"} <= set(kept)
+    if not whole: raise ValueError(f"{path}: is no whole checkpoint; delete it to begin anew")
     return kept
 
 # %% ../nbs/10_your_images.ipynb #your-31
@@ -201,14 +236,6 @@ def tensorboard_log(
         yield log
 
 # %% ../nbs/10_your_images.ipynb #your-34
-def checkpoint_path(
-    out: str | Path,  # the folder of a bundle
-) -> Path:
-    "Where a training is kept until its bundle is made."
-    out = Path(out).resolve()
-    return out.with_name(out.name + ".checkpoint")
-
-
 def fit_bundle(
     settings: FitSettings,
     table: pd.DataFrame,  # file, class, split, as `read_parts` gives them
@@ -221,40 +248,68 @@ def fit_bundle(
 ) -> Bundle:
     """Train one recipe and write its bundle; after an interruption, go on from the last epoch that was finished.
 
-    Raises ValueError where `out` or its checkpoint holds anything else, OSError where they can't be written, KeyboardInterrupt that says how to go on."""
-    request, path = describe_request(settings, table, folder), checkpoint_path(out)
-    if made := _made_before(out, request): return made
-    check_free(Path(out), False)
-    check_writable(path.parent)
+    Raises ValueError where `out` or its checkpoint holds anything else, or another program trains there;
+    DivergedError where loss or weights are no finite numbers; OSError where `out` can't be written;
+    KeyboardInterrupt that says how to go on."""
+    out, path = Path(out), checkpoint_path(out)
+    request = describe_request(settings, table, folder)
+    if made := _made_before(out, settings, request, say): return made
+    check_place(Path(os.path.realpath(out)), False)
+    with suppress(FileNotFoundError, NotADirectoryError): os.lstat(path)  # OSError where its name is too long
     check_recipes(settings.training, num_classes=table["class"].nunique())
-    kept = read_checkpoint(path, request)
-    for _ in in_threads(open_image, [Path(folder) / file for file in table["file"][table["split"] == "test"]], "reading test images"): pass  # now, not in the end
-    if kept: say(f"{path.name} is there: going on after epoch {len(kept['state']['history'])} of {settings.epochs}")
-    if not kept or not kept["finished"]: kept = _train(settings, table, folder, path=path, request=request, kept=kept, tensorboard=tensorboard, say=say)
-    history = kept["state"]["history"]
-    model = build_model(RECIPES[settings.recipe], settings.training, num_classes=table["class"].nunique(), seed=settings.seed)
-    model.load_state_dict(kept["best"])
-    told = {**asdict(settings), "epochs_run": len(history), "kept_epoch": kept["best_epoch"], **({"chosen_from": chosen_from} if chosen_from else {})}
-    bundle = make_bundle(model, image_spec(settings.training, table), recipe=RECIPES[settings.recipe], settings=told, table=table, folder=folder)
-    bundle = replace(bundle, results={**bundle.results, "valid": {**bundle.results["valid"], "epochs": history}})
-    try: save_bundle(bundle, out)
-    except (OSError, SafetensorError) as error:
-        raise OSError(f"{out}: can't be written ({getattr(error, 'strerror', None) or error}); the training is kept, make room and give the same command again") from error
-    path.unlink(missing_ok=True)
+    with claim(path):
+        if made := _made_before(out, settings, request, say): return made  # by another program, just now
+        kept = read_checkpoint(path, request)
+        decode_images(table, folder, image_spec(settings.training, table, folder))  # or a broken one would end the training, a test image at its very end
+        if kept and kept["finished"]: say(f"{path.name} is there, and its training is finished: making the bundle")
+        else: kept = _train(settings, table, folder, path=path, request=request, kept=kept, tensorboard=tensorboard, say=say)
+        bundle = _as_bundle(settings, table, folder, kept, chosen_from)
+        try: save_bundle(bundle, out)
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise OSError(f"{out}: can't be written ({reason}); the training is kept, make room and give the same command again") from error
+        path.unlink(missing_ok=True)
     return bundle
 
 # %% ../nbs/10_your_images.ipynb #69ca7c1d
 def _made_before(
-    out: str | Path,  # of `fit_bundle`
+    out: Path,  # of `fit_bundle`
+    settings: FitSettings,
     request: dict,  # of `describe_request`
+    say: Callable[[str], None],
 ) -> Bundle | None:  # None: nothing is there
     "The bundle that the same request made before. Raises ValueError where another one did."
-    if not (Path(out) / "bundle.json").exists(): return None
+    if not (out / "bundle.json").exists(): return None
     bundle = load_bundle(out)
-    of_the_moment = {name: request[name] for name in ("test images", "state of the files", "torch")}  # of which a bundle knows nothing
-    check_request(Path(out), {**of_the_moment, **bundle.settings, "split": bundle.split}, request)
+    made, asked = {**bundle.settings, "split": bundle.split, "images": bundle.images}, dict(request)
+    if "auto" not in (settings.precision, made.get("precision")): asked["precision"] = settings.precision
+    check_request(out, made, asked)
     checkpoint_path(out).unlink(missing_ok=True)  # killed just before this was done
+    say(f"{out} is there already, made by the same command: nothing was trained")
     return bundle
+
+# %% ../nbs/10_your_images.ipynb #fit-7
+def _as_bundle(
+    settings: FitSettings,
+    table: pd.DataFrame,
+    folder: str | Path,
+    kept: dict,  # of `_train`
+    chosen_from: str,  # as for `fit_bundle`
+) -> Bundle:
+    "The best epoch as a bundle, which says how it was made and computed."
+    history, computing = kept["state"]["history"], kept["computing"]
+    model = build_model(RECIPES[settings.recipe], settings.training, num_classes=table["class"].nunique(), seed=settings.seed)
+    model.load_state_dict(kept["best"])
+    told = {**asdict(settings), "device": computing["device"], "precision": computing["numbers"]}
+    if "threads" in computing: told["threads"] = computing["threads"]
+    told |= {"epochs_run": len(history), "kept_epoch": kept["best_epoch"]}
+    if chosen_from: told["chosen_from"] = chosen_from
+    spec = image_spec(settings.training, table, folder)
+    bundle = make_bundle(model, spec, recipe=RECIPES[settings.recipe], settings=told, table=table, folder=folder)
+    if bundle.images != kept["request"]["images"]:
+        warnings.warn(f"{folder}: images were changed while the training ran, so what was measured may be of other ones", stacklevel=2)
+    results = {**bundle.results, "valid": {**bundle.results["valid"], "epochs": history}}
+    return replace(bundle, results=results, images=kept["request"]["images"])
 
 # %% ../nbs/10_your_images.ipynb #e573c2a2
 def _train(
@@ -268,12 +323,17 @@ def _train(
     tensorboard: str | Path | None,
     say: Callable[[str], None],
 ) -> dict:  # of `advance`
-    "Train from what is kept to the end, keeping each epoch."
+    """Train from what is kept to the end, keeping each epoch.
+
+    Where it diverges, nothing is kept: the same command would end there again, and another learning rate would be refused."""
+    precision, computing = choose_computing(settings, path, kept["computing"] if kept else None)
+    done = len(kept["state"]["history"]) if kept else 0
+    if kept: say(f"{path.name} is there: going on after epoch {done} of {settings.epochs}, in {precision.reason}")
     with finish_epoch() as asked, tensorboard_log(tensorboard, kept["state"]["history"] if kept else []) as log:
         def after_epoch(state):
             nonlocal kept
-            new = advance(kept, state, settings)
-            write_checkpoint(path, {**new, "request": request})
+            new = {**advance(kept, state, settings), "request": request, "computing": computing}
+            write_checkpoint(path, new)
             kept, row = new, state["history"][-1]
             log(row)
             say(f"epoch {row['epoch']:2} of {settings.epochs}: loss {row['train_loss']:.3f} in training, {row['valid_loss']:.3f} in validation; "
@@ -281,8 +341,12 @@ def _train(
             if asked.is_set(): raise KeyboardInterrupt
             return kept["finished"]
         try:
-            train_recipe(RECIPES[settings.recipe], settings.training, table, folder, seed=settings.seed, balance=settings.balance,
-                         after_epoch=after_epoch, resume=kept["state"] if kept else None)
+            train_recipe(RECIPES[settings.recipe], settings.training, table, folder, seed=settings.seed,
+                         balance=settings.balance, precision=precision, after_epoch=after_epoch, resume=kept["state"] if kept else None)
+        except DivergedError as error:
+            path.unlink(missing_ok=True)
+            if kept: error.args = (f"{error} (epoch {kept['best_epoch']} was the best before, and isn't kept)",)
+            raise
         except KeyboardInterrupt:
             done = len(kept["state"]["history"]) if kept else 0
             raise KeyboardInterrupt(f"stopped after epoch {done} of {settings.epochs}; the same command " + (f"goes on from {path.name}" if done else "begins again")) from None
@@ -302,7 +366,7 @@ def choose_settings(
         raise ValueError("--recipe best takes the winner of a comparison: give its folder as --from RUN, or name a recipe instead, such as --recipe bn_eval")
     given = {name: value for name, value in given.items() if value is not None}
     if run is None:
-        return FitSettings(recipe, **{"size": 96 if given.get("weights", "bundled") == "bundled" else 224, **given}), None
+        return FitSettings(recipe, **{"size": usual_size(given.get("weights", "bundled")), **given}), None
     winner, record = read_winner(run)
     said = record["settings"]
     for option in OF_THE_RUN:
@@ -319,6 +383,16 @@ def format_results(
     return "\n".join(f"{name:5}  accuracy {result['accuracy']:.3f} [{result['low']:.3f}, {result['high']:.3f}], {result['correct']} of {result['images']} images, "
                      f"{notes.get(name, '')}" for name, result in bundle.results.items())
 
+
+def _add_onnx(
+    out: Path,  # the folder of a bundle
+    images: list[Path],  # to compare on
+) -> str:  # how close it came
+    "Add model.onnx to a bundle that has none."
+    if (out / "model.onnx").exists(): return f"{out / 'model.onnx'} is there already"
+    difference = export_onnx(out, images)
+    return f"model.onnx agrees with PyTorch: on {len(images)} validation images no logit differs by more than {difference:.1g}"
+
 # %% ../nbs/10_your_images.ipynb #865d7a70
 @call_parse
 def transfer_fit(
@@ -327,15 +401,16 @@ def transfer_fit(
     from_run: str = None,  # or --from: folder of a finished transfer_compare of the same images, whose settings are used
     out: str = "runs/bundle",  # folder for the bundle; while it trains, what is needed to go on is in OUT.checkpoint
     epochs: int = None,  # how many; as in --from, else 2
-    size: int = None,  # height and width for the network, pixels; as in --from, else 96 with the bundled weights and 224 with others
+    size: int = None,  # height and width for the network, pixels; as in --from, else 96 with the bundled weights, a bundle's own, and 224 with others
     batch_size: int = None,  # images at a time; as in --from, else 16
     lr: float = None,  # learning rate of the head at the beginning of a phase; as in --from, else 0.004
     arch: str = None,  # a network by torchvision's name, such as resnet34 or mobilenet_v2; as in --from, else resnet18
-    weights: str = None,  # imagenet, the choice for photographs; bundled, made from formulas, for resnet18 alone; or a file (.safetensors or .pth); as in --from, else bundled
+    weights: str = None,  # imagenet, the choice for photographs; bundled, made from formulas, for resnet18 alone; or a file (.safetensors or .pth) or a bundle; as in --from, else bundled
     seed: int = 0,  # of the head's weights, of order and dropout
     order: str = None,  # how a folder without train and valid is split: shuffled, or first (the article's way); as in --from, else shuffled
     valid_fraction: float = None,  # share of each class to validate on, where the folder has no valid part; as in --from, else 0.2
     test_fraction: float = None,  # share that is set aside for the very end, where the folder has no test part; as in --from, else 0
+    alike: int = None,  # bits of 256 in which the hashes of images that look alike may differ, up to 64, where a folder is split; 0: only identical files are kept together; as in --from, else 36
     balance: str = "none",  # where classes are of different sizes: weights (in the loss), sampling (of images), or none
     patience: int = 0,  # stop after so many epochs of the last phase without a lower validation loss; 0: never
     device: str = None,  # auto, cpu, cuda or mps; auto
@@ -346,9 +421,10 @@ def transfer_fit(
     "Train one recipe on a folder of images and write a bundle; killed at any moment, the same command goes on. Exit status 130: stopped by Ctrl-C."
     with user_errors("transfer_fit"):
         if onnx: check_onnx()  # before an hour goes into the training
+        for place in filter(None, (out, tensorboard)): check_outside(place, folder)
         given = dict(epochs=epochs, size=size, batch_size=batch_size, lr=lr, arch=arch, weights=weights, device=device, precision=precision)
         settings, record = choose_settings(recipe, from_run, {**given, "seed": seed, "balance": balance, "patience": patience})
-        how = {**(record or {}).get("split", {}), **{name: value for name, value in dict(order=order, valid_fraction=valid_fraction, test_fraction=test_fraction).items() if value is not None}}
+        how = {**(record or {}).get("split", {}), **{name: value for name, value in dict(order=order, valid_fraction=valid_fraction, test_fraction=test_fraction, alike=alike).items() if value is not None}}
         table = read_parts(folder, **how)
         if record: check_compared(table, folder, from_run, record)
         counts, device = table.groupby("split").size(), choose_device(settings.device)
@@ -356,6 +432,8 @@ def transfer_fit(
         print(f"{settings.recipe}, {settings.arch}, weights {settings.weights}, {settings.size} px; {choose_precision(device, precision=settings.precision).reason}")
         chosen_from = f"{len(record['settings']['recipes'])} recipes" if recipe == "best" else ""
         bundle = fit_bundle(settings, table, folder, out=out, chosen_from=chosen_from, tensorboard=tensorboard)
-        if onnx and not (Path(out) / "model.onnx").exists(): export_onnx(out, [Path(folder) / file for file in table["file"][table["split"] == "valid"]])
-        if not (Path(out) / "review.html").exists(): write_review(out, table, folder, history=pd.DataFrame(bundle.results["valid"]["epochs"]), device=settings.device)
+        valid = table["file"][table["split"] == "valid"]
+        if onnx: print(_add_onnx(Path(out), [Path(folder) / file for file in valid]))
+        history = pd.DataFrame(bundle.results["valid"].get("epochs"))
+        if not (Path(out) / "review.html").exists(): write_review(out, table, folder, history=history, device=settings.device)
         print(f"{format_results(bundle)}\nthe bundle is in {out}, with a review in {Path(out) / 'review.html'}: transfer_predict {out} IMAGES")

@@ -1,0 +1,291 @@
+"""A comparison that is stopped, damaged, taken up elsewhere or goes wrong: what it says, and what stays in its folder."""
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from unittest.mock import patch
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from transfer_nbs.bundle import make_bundle
+from transfer_nbs.compare import (RECIPES, CompareSettings, expected_work, plot_compare, read_record, read_result, read_run, seconds_left,
+                                  train_recipe, transfer_compare, write_tables)
+from transfer_nbs.data import read_folder
+from transfer_nbs.files import claim
+from transfer_nbs.training import DivergedError, choose_precision
+from transfer_nbs.your_images import read_winner
+
+SMALL = dict(recipes="bn_eval,random_features", seeds=1, epochs=1, size=32, device="cpu", order="first")
+SETTINGS = CompareSettings(recipes=("bn_eval", "random_features"), seeds=1, epochs=1, size=32, device="cpu")
+
+
+def draw(folder, counts):
+    "A folder of noise: each class has a colour of its own, or nearly."
+    dice = np.random.default_rng(0)
+    for number, (name, count) in enumerate(counts.items()):
+        (folder / name).mkdir(parents=True)
+        for index in range(count):
+            pixels = dice.integers(0, 200, (36, 36, 3)) + 55 * (np.arange(3) == number)
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{index:03}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return draw(tmp_path_factory.mktemp("data") / "images", {"left": 15, "right": 15})
+
+
+@pytest.fixture(scope="module")
+def finished(images, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    transfer_compare(str(images), **SMALL, out=str(out))
+    return out
+
+
+@pytest.fixture
+def stopped(finished, tmp_path):
+    "A comparison whose second run is still to come."
+    out = shutil.copytree(finished, tmp_path / "stopped")
+    (out / "runs" / "random_features-0.json").unlink()
+    return out
+
+
+def status_and_lines(capsys, folder, **options):
+    "Exit status of the command, called in this process, and its lines on standard error."
+    capsys.readouterr()
+    try: transfer_compare(str(folder), **{**SMALL, **options, "out": str(options["out"])})
+    except SystemExit as stop: return stop.code, capsys.readouterr().err.strip().splitlines()
+    return 0, capsys.readouterr().out.splitlines()
+
+
+def assert_refused(capsys, folder, *words, **options):
+    status, lines = status_and_lines(capsys, folder, **options)
+    assert status == 2 and len(lines) == 1, lines
+    for word in words: assert str(word) in lines[0], lines[0]
+
+
+def answers(out):
+    return [(read_result(out, name, 0)["correct"], read_result(out, name, 0)["history"]) for name in SETTINGS.recipes]
+
+
+# Other images, another machine
+
+
+def test_images_replaced_under_their_names(images, stopped, capsys, tmp_path):
+    other = shutil.copytree(images, tmp_path / "other")
+    for file in (other / "left").iterdir():
+        stat = file.stat()
+        Image.open(file).rotate(90).save(file)
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert_refused(capsys, other, stopped, "contents have changed", "another --out", out=stopped)
+    assert not (stopped / "runs" / "random_features-0.json").exists()
+
+
+def test_the_same_images_with_other_times_rights_and_names_of_their_folder(images, stopped, finished, tmp_path):
+    shutil.copytree(images, tmp_path / "linked", copy_function=os.link)
+    for number, file in enumerate(sorted((tmp_path / "linked").rglob("*.png"))):
+        file.chmod(0o444)
+        os.utime(file, (number, number))
+    transfer_compare(str(tmp_path / "linked"), **SMALL, out=str(stopped))
+    assert answers(stopped) == answers(finished)
+
+
+@pytest.mark.parametrize("name, value, remedy", [("threads", 64, "OMP_NUM_THREADS=64"), ("torch", "1.13.1", "install torch 1.13.1"), ("processor", "riscv64 DEFAULT", "another --out"),
+                                                 ("device", "cuda", "another --out")])
+def test_begun_on_a_machine_that_computes_differently(images, stopped, capsys, name, value, remedy):
+    record = read_record(stopped)
+    record["computing"][name] = value
+    (stopped / "run.json").write_text(json.dumps(record))
+    assert_refused(capsys, images, name, value, remedy, out=stopped)
+
+
+def test_a_finished_comparison_is_printed_anywhere(images, finished, capsys, tmp_path):
+    out = shutil.copytree(finished, tmp_path / "elsewhere")
+    record = read_record(out)
+    record["computing"].update(threads=64, torch="1.13.1", processor="riscv64 DEFAULT")
+    (out / "run.json").write_text(json.dumps(record))
+    status, lines = status_and_lines(capsys, images, out=out)
+    assert status == 0 and any("nothing was left to train" in line for line in lines)
+    assert (out / "summary.csv").read_text() == (finished / "summary.csv").read_text()
+
+
+def test_begun_by_a_version_that_kept_less(images, finished, stopped, capsys, tmp_path):
+    whole = shutil.copytree(finished, tmp_path / "whole")
+    for out in (whole, stopped):
+        record = read_record(out)
+        del record["computing"], record["data"]["images"]
+        (out / "run.json").write_text(json.dumps(record))
+    assert status_and_lines(capsys, images, out=whole)[0] == 0
+    assert_refused(capsys, images, "earlier transfer_nbs", out=stopped)
+
+
+def test_the_choice_of_numbers_never_flips(images, stopped, finished):
+    "Measured again, the other precision would win; the comparison goes on as it began."
+    begun = read_record(finished)["computing"]
+    slow, fast = (dict(zip(("float32", "float32 channels_last", "bfloat16 channels_last"), times)) for times in ((1.0, 2.0, 3.0), (3.0, 2.0, 1.0)))
+    with patch("transfer_nbs.training.measured_precisions", lambda device: slow if begun["numbers"] == "bfloat16" else fast):
+        assert str(choose_precision(torch.device("cpu")).dtype) != f"torch.{begun['numbers']}"
+        transfer_compare(str(images), **SMALL, out=str(stopped))
+    assert answers(stopped) == answers(finished) and read_record(stopped)["computing"] == begun
+
+
+# Killed, stopped, two at once
+
+
+@pytest.mark.parametrize("left", [[], [".run.json-0a1b2c3d.part", ".run.json.lock", "runs/"], ["run.json", "runs/", "split.csv"]])
+def test_begins_after_a_kill_before_its_first_run(images, finished, left, tmp_path):
+    "Names that end in / are folders; run.json is there and empty, as after a power cut."
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in left: (out / name).mkdir() if name.endswith("/") else (out / name).touch()
+    transfer_compare(str(images), **SMALL, out=str(out))
+    assert answers(out) == answers(finished) and not list(out.rglob("*.part"))
+
+
+def test_a_broken_run_is_made_anew(images, stopped, finished):
+    file = stopped / "runs" / "random_features-0.json"
+    for content in (b"", b"\0" * 300, b"[]", b'{"row": {"valid_total": 6}, "correct": "01"}', b"\xff", b'{"row": {"recipe": "ra'):
+        file.write_bytes(content)
+        assert read_result(stopped, "random_features", 0) is None
+        with pytest.raises(ValueError, match="isn't finished"): read_winner(stopped)
+    (stopped / "runs" / ".bn_eval-0.json-0a1b2c3d.part").touch()
+    transfer_compare(str(images), **SMALL, out=str(stopped))
+    assert answers(stopped) == answers(finished) and not list(stopped.rglob("*.part"))
+
+
+def test_a_broken_record_is_named(images, stopped, capsys):
+    (stopped / "run.json").write_text('{"settings": ')
+    assert_refused(capsys, images, stopped, "run.json is broken", "another --out", out=stopped)
+
+
+def test_runs_without_a_record_are_not_taken_for_ours(images, stopped, capsys):
+    (stopped / "run.json").unlink()
+    assert_refused(capsys, images, "other files", out=stopped)
+
+
+@pytest.mark.parametrize("options", [{}, {"lr": 0.1}])
+def test_two_at_once(images, stopped, capsys, options):
+    "Whoever writes there is not disturbed, with the same settings or with others."
+    before = {path: path.read_bytes() for path in stopped.rglob("*.*")}
+    with claim(stopped / "run.json"): assert_refused(capsys, images, "another program is writing there", "another --out", out=stopped, **options)
+    assert {path: path.read_bytes() for path in stopped.rglob("*.*")} == before
+
+
+def test_stopped_by_the_user(images, finished, capsys, tmp_path):
+    from transfer_nbs import compare as module
+    asked = []
+    def once(*arguments, **options):
+        asked.append(1)
+        if len(asked) == 2: raise KeyboardInterrupt
+        return run_recipe(*arguments, **options)
+    run_recipe, out = module.run_recipe, tmp_path / "out"
+    with patch.object(module, "run_recipe", once):
+        assert status_and_lines(capsys, images, out=out) == (130, ["transfer_compare: stopped after 1 of 2 runs; the same command goes on from there"])
+    status, lines = status_and_lines(capsys, images, out=out)
+    assert status == 0 and any("1 of 2 runs are there already" in line for line in lines)
+    assert answers(out) == answers(finished)
+
+
+def test_a_full_disk_says_how_to_go_on(images, stopped, capsys):
+    from transfer_nbs import compare as module
+    write_file = module.write_file
+    def full(path, content):
+        if "runs" in str(path.parent.name): raise OSError(28, "No space left on device")
+        write_file(path, content)
+    with patch.object(module, "write_file", full): assert_refused(capsys, images, "random_features-0.json", "No space left", "goes on from there", out=stopped)
+
+
+# Diverged
+
+
+def test_one_recipe_diverges_and_the_others_go_on(images, capsys, tmp_path):
+    out, options = tmp_path / "out", dict(recipes="bn_trainable,bn_eval", lr=1e30)
+    status, lines = status_and_lines(capsys, images, out=out, **options)
+    assert status == 0 and any("diverged" in line and "after epoch 1" in line and "1e+30" in line for line in lines), lines
+    assert any(line.startswith("diverged at learning rate 1e+30: bn_trainable; try a smaller --lr") for line in lines)
+    summary, results = pd.read_csv(out / "summary.csv").set_index("recipe"), pd.read_csv(out / "results.csv").set_index("recipe")
+    assert dict(summary.verdict) == {"bn_trainable": "diverged", "bn_eval": "best"} and dict(results.diverged) == {"bn_trainable": True, "bn_eval": False}
+    for path in out.rglob("*.json"): json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{path.name} holds {name}"))
+    assert read_winner(out)[0] == "bn_eval"
+    made = (out / "runs" / "bn_trainable-0.json").stat().st_mtime_ns
+    assert status_and_lines(capsys, images, out=out, **options)[0] == 0 and (out / "runs" / "bn_trainable-0.json").stat().st_mtime_ns == made
+
+
+def test_every_recipe_diverges(images, capsys, tmp_path):
+    status, lines = status_and_lines(capsys, images, out=tmp_path / "out", recipes="bn_trainable", lr=1e30)
+    assert status == 0 and any(line.startswith("bn_trainable diverged (1 seed") for line in lines)
+    with pytest.raises(ValueError, match="every recipe diverged"): read_winner(tmp_path / "out")
+
+
+def test_diverged_in_the_last_batch(images):
+    "The losses of all batches were numbers, and the last step made the weights none."
+    table, step = read_folder(images), torch.optim.Adam.step
+    def spoil(self, *arguments, **options):
+        step(self, *arguments, **options)
+        spoil.left -= 1
+        if not spoil.left:
+            with torch.no_grad(): self.param_groups[0]["params"][0].fill_(float("nan"))
+    spoil.left = 2  # batches of 16 and 8
+    with patch.object(torch.optim.Adam, "step", spoil), pytest.raises(DivergedError, match="a weight is no finite number after epoch 1 at learning rate 0.004") as caught:
+        train_recipe(RECIPES["from_scratch"], replace(SETTINGS, precision="float32"), table, images)
+    assert caught.value.epoch == 1 and np.isfinite(caught.value.history[0]["train_loss"])
+
+
+# One model, one number
+
+
+@pytest.mark.parametrize("recipe", ["bn_eval", "bn_trainable"])
+def test_evaluated_as_its_bundle_predicts(images, recipe):
+    "Trained in bfloat16, on stored features and without: loss and answers are those that the bundle gives."
+    table, settings = read_folder(images, valid_fraction=0.5), replace(SETTINGS, precision="bfloat16")
+    trained = train_recipe(RECIPES[recipe], settings, table, images)
+    bundle = make_bundle(trained.model, trained.spec, recipe=RECIPES[recipe], settings=dict(arch="resnet18"), table=table, folder=images)
+    valid = table[table["split"] == "valid"]
+    logits, _ = bundle.logits([images / file for file in valid["file"]], device="cpu")
+    labels = torch.tensor([trained.spec.class_names.index(name) for name in valid["class"]])
+    assert (trained.correct == (logits.argmax(1) == labels).numpy()).all()
+    assert trained.history["valid_accuracy"].iloc[-1] == pytest.approx(bundle.results["valid"]["accuracy"])
+    assert trained.history["valid_loss"].iloc[-1] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
+
+
+# How long it will take
+
+
+def test_time_left_is_weighed_by_recipe():
+    "After the cheapest of four recipes, the three dear ones are not expected to be as quick."
+    names = ("random_features", "bn_trainable", "from_scratch", "discriminative_bn_trainable")
+    work = {name: expected_work(RECIPES[name], 2, train=1000, valid=1000, stored=False) for name in names}
+    real = dict(random_features=3.0, bn_trainable=6.0, from_scratch=9.0, discriminative_bn_trainable=8.0)
+    finished = []
+    for done, name in enumerate(names[:-1], start=1):
+        finished.append((name, real[name]))
+        left = sum(real[name] for name in names[done:])
+        assert left / 2 < seconds_left(names[done:], finished, work=work, earlier={}) < 2 * left
+
+
+def test_time_left_after_features_that_were_there():
+    "A run that found its features says little about one that has none, and the other way round."
+    stored, fresh = (expected_work(RECIPES["bn_eval"], 2, train=1000, valid=1000, stored=there) for there in (True, False))
+    work, kinds = {("bn_eval", True): stored, ("bn_eval", False): fresh}, [("bn_eval", True)]
+    assert seconds_left(kinds, [(("bn_eval", False), 10.0)], work=work, earlier={}) < 2
+    assert seconds_left([("bn_eval", False)], [(kinds[0], 1.0)], work=work, earlier={("bn_eval", False): 10.0}) == pytest.approx(10)
+
+
+# The common class
+
+
+def test_the_commonest_class_stands_beside_the_accuracies(capsys, tmp_path):
+    images, out = draw(tmp_path / "images", {"common": 45, "rare": 5}), tmp_path / "out"
+    status, lines = status_and_lines(capsys, images, out=out)
+    assert status == 0 and "always answering common would be right in 90.0%" in lines
+    assert any(line.startswith("recall of each class with ") and "common " in line and "rare " in line for line in lines)
+    (results, correct), summary = read_run(out), pd.read_csv(out / "summary.csv").set_index("recipe")
+    rare = np.array([file.startswith("rare") for file in pd.read_csv(out / "split.csv").query("split == 'valid'")["file"]])
+    for name, right in correct.items(): assert summary.balanced_accuracy[name] == pytest.approx((right[:, rare].mean() + right[:, ~rare].mean()) / 2)
+    with patch("transfer_nbs.compare.plot_compare", wraps=plot_compare) as plot: write_tables(out)
+    assert plot.call_args.kwargs["commonest"] == pytest.approx(0.9)
