@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+os.environ["OMP_NUM_THREADS"] = "1"  # two tests run at a time; before torch
 import transfer_nbs  # noqa: F401  before torch, whose threads then wait without spinning
 
 

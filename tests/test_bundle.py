@@ -743,7 +743,7 @@ import sys, warnings
 from transfer_nbs.console import user_errors
 with user_errors("command"):
     warnings.warn("class \x1b[2J was skipped")
-    print("\u8702 \x1b[2J" * 5000, flush=True)
+    print("\u8702 \x1b[2J" * 50000, flush=True)
     print("nobody reads this")
     open("made", "w").close()
 """
