@@ -24,7 +24,7 @@ from platformdirs import user_cache_path
 from .files import content_hash, write_folder
 
 # %% ../nbs/52_cache.ipynb #cache-11
-CACHE_GB = 20  # the most that is kept, in 10**9 bytes; and never more than half of what the disk has free
+CACHE_GB = 20  # the most that is kept, in 10**9 bytes; and it never grows by more than half of what the disk has free
 
 def cache_folder() -> Path: # ~/.cache/transfer_nbs on Linux; XDG_CACHE_HOME moves it
     "Where this package keeps what can be made again; a temporary folder where the user's own can't be written."

@@ -35,7 +35,7 @@ from scipy.special import bdtrc
 from .console import in_threads, printable, progress_bar, user_errors
 from .duplicates import (COLOUR_GRID, HASH_SIZE, SAME_PICTURE, TRIMS, check_bits, close_pairs,
                                      colour_grid, group_alike, pack_hashes, same_colours)
-from .files import (check_free, check_output, check_outside, claim, content_hash, csv_text,
+from .files import (check_different, check_free, check_output, check_outside, claim, content_hash, csv_text,
                                 files_below, move_file, remove_unfinished, write_file, write_output)
 from .folders import (IMAGE_EXTENSIONS, class_folders, classes_of, find_troubles, read_layout,
                                   side_folders)
@@ -994,7 +994,7 @@ def transfer_check(
             if not path: continue
             check_outside(path, folder)
             check_output(path, begins, kind="a report of transfer_check")
-        if csv and json and Path(csv).resolve() == Path(json).resolve(): raise ValueError(f"{csv}: can't hold both reports; give --csv and --json two names")
+        check_different(csv, json)
         for dest in filter(None, (quarantine, mend_leaks)):
             check_outside(dest, folder)
             if os.path.lexists(Path(dest) / MOVED): _read_moved(Path(dest) / MOVED)

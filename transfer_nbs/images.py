@@ -212,7 +212,7 @@ def _largest(
 def used_range(
     image: Image.Image, # decoded, of a mode with more than 8 bits
 ) -> tuple[float, float]: # the lowest and the highest value
-    "Between which values all but one in a thousand lie; what is no number or transparent doesn't count."
+    "Between which values all but one in a thousand at either end lie; what is no number or transparent doesn't count."
     count = max(1, image.width * image.height // STRAYS) + 1
     unsigned, transparent = _is_unsigned(image), _transparent_value(image)
     low, high = np.empty(0), np.empty(0)
