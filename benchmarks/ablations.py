@@ -16,7 +16,7 @@ import torch
 from fastcore.script import Param, call_parse
 
 from transfer_nbs.backbone import BUNDLED_ARCH, BUNDLED_WEIGHTS, create_body
-from transfer_nbs.compare import check_writable
+from transfer_nbs.files import check_writable
 from transfer_nbs.data import read_folder
 from transfer_nbs.formulas import SHAPES, SURFACES
 from transfer_nbs.pretrain import PretrainSettings, compute_features, linear_probe, pretrain

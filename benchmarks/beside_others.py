@@ -26,7 +26,7 @@ from platformdirs import user_cache_path
 
 from transfer_nbs.backbone import bundled_weights, create_body
 from transfer_nbs.clothes import practice_folder
-from transfer_nbs.compare import check_writable
+from transfer_nbs.files import check_writable
 from transfer_nbs.data import read_folder
 from transfer_nbs.console import user_errors
 from transfer_nbs.files import content_hash

@@ -12,7 +12,9 @@ import pandas as pd
 from fastcore.script import Param, call_parse
 
 from transfer_nbs.clothes import practice_folder
-from transfer_nbs.compare import PRACTICE_VALID, RECIPES, CompareSettings, check_recipes, check_writable, compare, read_run, run_recipe
+from transfer_nbs.compare import (PRACTICE_VALID, RECIPES, CompareSettings, check_recipes, compare, read_run,
+                                  run_recipe)
+from transfer_nbs.files import check_writable
 from transfer_nbs.data import read_folder
 from transfer_nbs.cache import cache_folder
 from transfer_nbs.console import user_errors

@@ -13,7 +13,9 @@ from fastcore.script import Param, call_parse
 
 from transfer_nbs.bn_eval import FeatureStore
 from transfer_nbs.clothes import practice_folder
-from transfer_nbs.compare import PRACTICE_VALID, RECIPES, CompareSettings, check_recipes, check_writable, compare_pairs, run_recipe
+from transfer_nbs.compare import PRACTICE_VALID, RECIPES, CompareSettings, check_recipes, run_recipe
+from transfer_nbs.files import check_writable
+from transfer_nbs.intervals import compare_pairs
 from transfer_nbs.data import read_folder
 from transfer_nbs.console import user_errors
 from transfer_nbs.training import describe_environment

@@ -13,8 +13,9 @@ import torch
 from PIL import Image
 
 from transfer_nbs.bundle import make_bundle
-from transfer_nbs.compare import (RECIPES, CompareSettings, expected_work, plot_compare, read_record, read_result, read_run, seconds_left,
-                                  train_recipe, transfer_compare, write_tables)
+from transfer_nbs.chart import plot_compare
+from transfer_nbs.compare import (RECIPES, CompareSettings, expected_work, read_record, read_result,
+                                  read_run, seconds_left, train_recipe, transfer_compare, write_tables)
 from transfer_nbs.data import read_folder
 from transfer_nbs.files import claim
 from transfer_nbs.training import DivergedError, choose_precision

@@ -3,7 +3,6 @@
 import io
 import json
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pandas as pd

@@ -21,7 +21,7 @@ from transfer_nbs.bundle import prepare_image
 from transfer_nbs.check import check_folder, examine
 from transfer_nbs.clothes import practice_folder
 from transfer_nbs.compare import CompareSettings, image_spec
-from transfer_nbs.data import ImageDataset, ImageSpec, ImageStore, centre_view, draw_views, random_crops, scale_down, shorten
+from transfer_nbs.data import ImageDataset, ImageSpec, centre_view, draw_views, random_crops, scale_down, shorten
 from transfer_nbs.duplicates import find_duplicates
 from transfer_nbs.folders import open_image
 from transfer_nbs.images import MEMORY, Ranges, decoding_bytes, find_ranges, range_of, to_rgb, used_range

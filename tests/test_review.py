@@ -5,21 +5,19 @@ import re
 import shutil
 import sys
 from base64 import b64decode
-from dataclasses import replace
 from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from bs4 import BeautifulSoup
 from PIL import Image
 
-from transfer_nbs import review
 from transfer_nbs.bundle import load_bundle, make_bundle, save_bundle
-from transfer_nbs.compare import RECIPES, CompareSettings, accuracy_interval, build_model, train_recipe
+from transfer_nbs.compare import RECIPES, CompareSettings, build_model, train_recipe
+from transfer_nbs.intervals import accuracy_interval
 from transfer_nbs.data import ImageSpec
-from transfer_nbs.review import curves_svg, fill_template, heat_maps, judge_images, number_facts, training_facts, write_review
+from transfer_nbs.review import curves_svg, fill_template, heat_maps, number_facts, training_facts, write_review
 from transfer_nbs.files import content_hash
 
 COLOURS = {"<img src=x onerror=alert(1)>": (200, 60, 60), "<script>alert(2)": (60, 180, 60), "a & \"b\" 'c' {{ 7 * 7 }}": (60, 60, 200)}  # names of classes

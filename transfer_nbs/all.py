@@ -25,8 +25,9 @@ from .check import check_folder, format_findings, quarantine_files, restore_file
 from .bundle import (Bundle, calibration_error, export_onnx, fit_temperature, load_bundle, make_bundle, measure, most_likely, plot_calibration,
                                  save_bundle)
 from .clothes import make_clothes, practice_folder
-from .compare import (RECIPES, CompareSettings, accuracy_interval, compare, compare_with_best, format_table, plot_compare,
-                                  run_recipe, summarize, train_recipe)
+from .chart import format_table, plot_compare
+from .compare import RECIPES, CompareSettings, compare, run_recipe, summarize, train_recipe
+from .intervals import accuracy_interval, compare_with_best
 from .concat_pooling_head import AdaptiveConcatPooling, concat_pooling, concat_pooling_head, deeper_head, deeper_head_recipe
 from .data import ImageSpec, make_loaders, read_folder, show_images, train_transform, valid_transform
 from .discriminative_lr import discriminative_bn_frozen, discriminative_bn_trainable, update_lr

@@ -20,7 +20,6 @@ import os
 import platform
 import shutil
 import sys
-import tempfile
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -48,12 +47,13 @@ from torchvision import models
 
 from .backbone import get_model, load_body
 from .weight_files import check_numbers, weights_file, weights_name
-from .compare import RECIPES, accuracy_interval, split_hash
+from .compare import RECIPES, split_hash
+from .intervals import accuracy_interval
 from .console import listed, one_line, printable, progress_bar, user_errors
 from .data import ImageSpec, centre_view, normalize
 from .files import (check_different, check_output, claim, content_hash, csv_text, files_below,
                                 replace_folder, write_folder, write_output)
-from .folders import open_image, sort_files
+from .folders import sort_files
 from .images import opened, upright_rgb
 from .split import images_digest
 from .training import Precision, Recipe, choose_device, choose_precision, inference_copy

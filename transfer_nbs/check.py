@@ -20,7 +20,6 @@ import shlex
 import warnings
 from collections import Counter
 from contextlib import suppress
-from itertools import combinations
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 

@@ -15,7 +15,7 @@ __all__ = ['CLASSES', 'PALETTES', 'CAMOUFLAGE', 'NORMAL', 'BACKGROUNDS', 'EARTHY
            'practice_folder', 'download_photographs', 'fetch_clothes', 'transfer_clothes']
 
 # %% ../nbs/20_clothes.ipynb #cell-3
-import io, json, math, os, shutil, subprocess, sys, tempfile
+import io, json, math, os, subprocess, sys, tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from .console import in_threads, listed, one_line
 from .files import files_below
-from .images import open_image, to_rgb
+from .images import open_image
 
 # %% ../nbs/53_folders.ipynb #cell-14
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".jfi", ".jif", ".png", ".ppm", ".pgm", ".pbm", ".pnm", ".bmp",

@@ -31,7 +31,8 @@ from torch.nn import functional as F
 
 from .backbone import eval_mode
 from .bundle import Bundle, load_bundle, prepare_image
-from .compare import accuracy_interval, split_hash
+from .compare import split_hash
+from .intervals import accuracy_interval
 from .console import listed, printable
 from .data import ImageSpec, shorten, valid_transform
 from .files import write_output

@@ -17,11 +17,10 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib import pyplot as plt
-from torch import nn
 from torch.nn import functional as F
 
 from . import bn_eval, compare, data, training
-from .compare import RECIPES, CompareSettings, build_model, run_recipe
+from .compare import CompareSettings, build_model, run_recipe
 from .training import Phase, Precision, Recipe, start_phase
 
 # %% ../nbs/11_speed.ipynb #cell-7

@@ -21,7 +21,7 @@ from .console import in_threads, listed, printable, user_errors
 from .duplicates import SAME_PICTURE, find_alike
 from .files import (check_outside, claim, content_hash, csv_text, ensure_folder, file_stamps,
                                 is_unfinished, place_file, remove_unfinished, sync_folder, write_file)
-from .folders import find_images, naming_broken, open_image
+from .folders import find_images, naming_broken
 
 # %% ../nbs/00_split.ipynb #cell-46
 def split_images(
