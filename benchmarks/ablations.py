@@ -22,7 +22,7 @@ from transfer_nbs.formulas import SHAPES, SURFACES
 from transfer_nbs.pretrain import PretrainSettings, compute_features, linear_probe, pretrain
 from transfer_nbs.console import user_errors
 from transfer_nbs.files import write_file
-from transfer_nbs.training import choose_device, choose_precision, describe_environment
+from transfer_nbs.hardware import choose_device, choose_precision, describe_environment
 
 # Small, because there is little time to learn, and without contrast, which learns colours first and keeps the rest waiting.
 CLASSES, REST = ("shapes", "surfaces"), ("outline", "colours")

@@ -22,7 +22,7 @@ from transfer_nbs.data import read_folder
 from transfer_nbs.pretrain import card_text, compute_features, linear_probe
 from transfer_nbs.console import user_errors
 from transfer_nbs.files import write_file
-from transfer_nbs.training import describe_environment
+from transfer_nbs.hardware import describe_environment
 
 PRACTICE_SEED = 20261  # a seed that nothing else uses
 SPLITS, SEEDS = 10, 5  # of the probe, and of fine-tuning

@@ -19,7 +19,8 @@ from transfer_nbs.compare import RECIPES, CompareSettings, build_model, compare,
 from transfer_nbs.files import check_writable
 from transfer_nbs.data import ImageSpec, make_loaders, read_folder
 from transfer_nbs.console import user_errors
-from transfer_nbs.training import choose_device, choose_precision, describe_environment, evaluate
+from transfer_nbs.hardware import choose_device, choose_precision, describe_environment
+from transfer_nbs.training import evaluate
 
 AGAINST = ("images", "size", "seeds", "recipes", "memory")
 IMAGES = (1000, 10_000, 100_000)

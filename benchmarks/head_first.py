@@ -16,7 +16,8 @@ from transfer_nbs.files import check_writable
 from transfer_nbs.data import read_folder
 from transfer_nbs.console import user_errors
 from transfer_nbs.files import write_file
-from transfer_nbs.training import Phase, Recipe, describe_environment
+from transfer_nbs.hardware import describe_environment
+from transfer_nbs.training import Phase, Recipe
 
 SHARES = (0.01, 0.1)  # of the head's rate, for the body
 HEAD = Phase((None, None, 1.0))

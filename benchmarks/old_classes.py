@@ -17,7 +17,8 @@ from transfer_nbs.intervals import accuracy_interval
 from transfer_nbs.data import ImageSpec, make_loaders, read_folder
 from transfer_nbs.console import user_errors
 from transfer_nbs.files import write_file
-from transfer_nbs.training import describe_environment, evaluate
+from transfer_nbs.hardware import describe_environment
+from transfer_nbs.training import evaluate
 
 
 class OldClasses(torch.nn.Module):

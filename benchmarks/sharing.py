@@ -18,7 +18,7 @@ from transfer_nbs.files import check_writable
 from transfer_nbs.data import read_folder
 from transfer_nbs.cache import cache_folder
 from transfer_nbs.console import user_errors
-from transfer_nbs.training import choose_device, choose_precision
+from transfer_nbs.hardware import choose_device, choose_precision
 
 
 def forget(*kinds: str) -> None:

@@ -18,7 +18,7 @@ from transfer_nbs.files import check_writable
 from transfer_nbs.intervals import compare_pairs
 from transfer_nbs.data import read_folder
 from transfer_nbs.console import user_errors
-from transfer_nbs.training import describe_environment
+from transfer_nbs.hardware import describe_environment
 
 SHORTCUTS = ("bfloat16 instead of float32", "pictures stored at 1.5 times the size instead of whole", "frozen bodies see the same crops for every seed instead of its own",
              "depthwise layers trained another way")

@@ -14,7 +14,7 @@ from transfer_nbs.files import check_writable
 from transfer_nbs.data import read_folder
 from transfer_nbs.speed import STAGES, limit_seconds, time_recipe
 from transfer_nbs.console import user_errors
-from transfer_nbs.training import choose_device, choose_precision, describe_environment
+from transfer_nbs.hardware import choose_device, choose_precision, describe_environment
 
 
 @call_parse

@@ -34,7 +34,8 @@ from transfer_nbs.check import transfer_check
 from transfer_nbs.files import content_hash, csv_text, csv_value
 from transfer_nbs.folders import open_image
 from transfer_nbs.split import split_folder
-from transfer_nbs.training import choose_precision, inference_copy
+from transfer_nbs.hardware import choose_precision
+from transfer_nbs.training import inference_copy
 
 CPU = torch.device("cpu")
 

@@ -38,7 +38,7 @@ def settings(tmp_path_factory):
 def root(tmp_path, monkeypatch) -> Path:
     "An empty cache; and how fast the machine is doesn't decide how it computes."
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("transfer_nbs.training._measure_precisions", MEASURED)
+    monkeypatch.setattr("transfer_nbs.hardware._measure_precisions", MEASURED)
     return tmp_path / "cache" / "transfer_nbs" / "computed"
 
 
@@ -58,7 +58,7 @@ def first(train, tmp_path_factory):
     folder = tmp_path_factory.mktemp("first")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
-        patch.setattr("transfer_nbs.training._measure_precisions", MEASURED)
+        patch.setattr("transfer_nbs.hardware._measure_precisions", MEASURED)
         return train(), folder / "transfer_nbs" / "computed"
 
 

@@ -18,7 +18,8 @@ from transfer_nbs.compare import (RECIPES, CompareSettings, expected_work, read_
                                   read_run, seconds_left, train_recipe, transfer_compare, write_tables)
 from transfer_nbs.data import read_folder
 from transfer_nbs.files import claim
-from transfer_nbs.training import DivergedError, choose_precision
+from transfer_nbs.hardware import choose_precision
+from transfer_nbs.training import DivergedError
 from transfer_nbs.your_images import read_winner
 
 SMALL = dict(recipes="bn_eval,random_features", seeds=1, epochs=1, size=32, device="cpu", order="first")
@@ -129,7 +130,7 @@ def test_the_choice_of_numbers_never_flips(images, stopped, finished):
     "Measured again, the other precision would win; the comparison goes on as it began."
     begun = read_record(finished)["computing"]
     slow, fast = (dict(zip(("float32", "float32 channels_last", "bfloat16 channels_last"), times)) for times in ((1.0, 2.0, 3.0), (3.0, 2.0, 1.0)))
-    with patch("transfer_nbs.training.measured_precisions", lambda device: slow if begun["numbers"] == "bfloat16" else fast):
+    with patch("transfer_nbs.hardware.measured_precisions", lambda device: slow if begun["numbers"] == "bfloat16" else fast):
         assert str(choose_precision(torch.device("cpu")).dtype) != f"torch.{begun['numbers']}"
         transfer_compare(str(images), **SMALL, out=str(stopped))
     assert answers(stopped) == answers(finished) and read_record(stopped)["computing"] == begun

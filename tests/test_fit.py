@@ -244,7 +244,7 @@ def test_how_it_computes_belongs_to_a_training_and_not_to_a_bundle(figures, tabl
     finally: torch.set_num_threads(threads)
     with pytest.raises(ValueError, match=f"precision {kept['numbers']}, not {other}"): fit_bundle(replace(SETTINGS, precision=other), table, figures, out=left_alone[0])
     fast, slow = {name: 1.0 if (other in name) else 9.0 for name in ("float32", "float32 channels_last", "bfloat16 channels_last")}, []
-    monkeypatch.setattr("transfer_nbs.training.measured_precisions", lambda device: fast)  # the cache was deleted, and now the other one is faster
+    monkeypatch.setattr("transfer_nbs.hardware.measured_precisions", lambda device: fast)  # the cache was deleted, and now the other one is faster
     fit_bundle(SETTINGS, table, figures, out=halfway, say=slow.append)
     assert f"in {kept['numbers']}" in slow[0] and "as it began" in slow[0]
     assert_same_weights(halfway, left_alone[0])

@@ -35,8 +35,9 @@ from .feature_extractor import count_trainable, feature_extractor, freeze, snaps
 from .review import write_review
 from .folders import find_images, open_image
 from .split import split_folder, split_images
-from .training import (Phase, Recipe, all_parameters, body_and_head, choose_device, choose_precision, describe_environment,
-                                   evaluate, fit, from_scratch, plot_history, random_features)
+from .hardware import choose_device, choose_precision, describe_environment
+from .training import (Phase, Recipe, all_parameters, body_and_head, evaluate, fit, from_scratch,
+                                   plot_history, random_features)
 from .your_images import FitSettings, fit_bundle, read_parts
 
 # %% ../nbs/index.ipynb #cell-3

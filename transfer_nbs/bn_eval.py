@@ -25,7 +25,8 @@ from torchvision.ops import StochasticDepth
 from .backbone import bn_layers
 from .data import ImageDataset, batch_loader, start_epoch
 from .cache import CacheFullError, cached, still_used
-from .training import Phase, Precision, Recipe, choose_precision, inference_copy, to_device
+from .hardware import Precision, choose_precision, to_device
+from .training import Phase, Recipe, inference_copy
 
 # %% ../nbs/05_bn_eval.ipynb #cell-12
 def _stay_in_eval(

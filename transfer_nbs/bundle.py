@@ -56,7 +56,8 @@ from .files import (check_different, check_output, claim, content_hash, csv_text
 from .folders import sort_files
 from .images import opened, upright_rgb
 from .split import images_digest
-from .training import Precision, Recipe, choose_device, choose_precision, inference_copy
+from .hardware import Precision, choose_device, choose_precision
+from .training import Recipe, inference_copy
 
 # %% ../nbs/31_bundle.ipynb #predict-10
 AnyImage = str | Path | Image.Image | bytes | bytearray | memoryview | BinaryIO | np.ndarray  # a path, an image, a file's content, an open file, or RGB values

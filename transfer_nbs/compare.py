@@ -55,10 +55,11 @@ from .files import (check_outside, check_writable, claim, content_hash, csv_text
 from .images import find_ranges
 from .intervals import accuracy_interval, compare_with_best
 from .split import images_digest
-from .training import (DivergedError, Precision, Recipe, check_computing, check_groups,
-                                   choose_device, choose_precision, computing_facts, describe_choices,
-                                   describe_environment, divide_epochs, fit, from_scratch, random_features,
+from .hardware import (Precision, check_computing, choose_device, choose_precision,
+                                   computing_facts, describe_choices, describe_environment,
                                    recorded_precision, release_memory)
+from .training import (DivergedError, Recipe, check_groups, divide_epochs, fit, from_scratch,
+                                   random_features)
 
 # %% ../nbs/09_compare.ipynb #cell-7
 TECHNIQUES = (feature_extractor, bn_eval, bn_trainable, discriminative_bn_trainable, discriminative_bn_frozen, concat_pooling,

@@ -38,7 +38,7 @@ from .data import ImageDataset, ImageSpec, read_folder
 from .formulas import SHAPES, SURFACES, Bank, compose, draw_bank, random_colours
 from .console import progress_bar, user_errors
 from .files import claim, is_unfinished, ensure_folder, remove_unfinished, write_file
-from .training import Precision, choose_device, choose_precision, describe_environment, to_device
+from .hardware import Precision, choose_device, choose_precision, describe_environment, to_device
 
 # %% ../nbs/22_pretrain.ipynb #9c8a55cc
 @torch.no_grad()

@@ -21,7 +21,8 @@ from torch.nn import functional as F
 
 from . import bn_eval, compare, data, training
 from .compare import CompareSettings, build_model, run_recipe
-from .training import Phase, Precision, Recipe, start_phase
+from .hardware import Precision
+from .training import Phase, Recipe, start_phase
 
 # %% ../nbs/11_speed.ipynb #cell-7
 def bare_step(

@@ -35,8 +35,9 @@ from .data import decode_images, read_folder, read_test
 from .files import check_outside, claim, content_hash, is_plain, write_file
 from .review import write_review
 from .split import images_digest
-from .training import (DivergedError, Precision, check_computing, choose_device, choose_precision,
-                                   computing_facts, divide_epochs, recorded_precision)
+from .hardware import (Precision, check_computing, choose_device, choose_precision,
+                                   computing_facts, recorded_precision)
+from .training import DivergedError, divide_epochs
 
 # %% ../nbs/10_your_images.ipynb #your-14
 def read_parts(
