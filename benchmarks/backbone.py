@@ -15,7 +15,8 @@ from fastcore.script import Param, call_parse
 
 from transfer_nbs.backbone import BUNDLED_ARCH, bundled_weights, create_body
 from transfer_nbs.clothes import practice_folder
-from transfer_nbs.compare import RECIPES, CompareSettings, run_recipe
+from transfer_nbs.compare import CompareSettings, run_recipe
+from transfer_nbs.recipes import RECIPES
 from transfer_nbs.files import check_writable
 from transfer_nbs.intervals import accuracy_interval, compare_pairs
 from transfer_nbs.data import read_folder

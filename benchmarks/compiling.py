@@ -11,9 +11,10 @@ from statistics import median
 import pandas as pd
 from fastcore.script import call_parse
 
-from transfer_nbs.compare import RECIPES, CompareSettings
+from transfer_nbs.compare import CompareSettings
+from transfer_nbs.recipes import RECIPES
 from transfer_nbs.files import check_writable
-from transfer_nbs.speed import bare_step, images_per_second
+from clock import bare_step, images_per_second
 from transfer_nbs.console import user_errors
 from transfer_nbs.hardware import Precision, choose_device, choose_precision
 

@@ -14,7 +14,8 @@ from torchvision import models
 from transfer_nbs.backbone import colour_statistics, read_weights
 from transfer_nbs.files import check_writable
 from transfer_nbs.intervals import accuracy_interval
-from transfer_nbs.data import ImageSpec, make_loaders, read_folder
+from transfer_nbs.data import make_loaders, read_folder
+from transfer_nbs.views import ImageSpec
 from transfer_nbs.console import user_errors
 from transfer_nbs.files import write_file
 from transfer_nbs.hardware import describe_environment

@@ -12,8 +12,9 @@ import pandas as pd
 from fastcore.script import Param, call_parse
 
 from transfer_nbs.clothes import practice_folder
-from transfer_nbs.compare import (PRACTICE_VALID, RECIPES, CompareSettings, check_recipes, compare, read_run,
-                                  run_recipe)
+from transfer_nbs.compare import PRACTICE_VALID, CompareSettings, compare, run_recipe
+from transfer_nbs.recipes import RECIPES, check_recipes
+from transfer_nbs.run_folder import read_run
 from transfer_nbs.files import check_writable
 from transfer_nbs.data import read_folder
 from transfer_nbs.cache import cache_folder

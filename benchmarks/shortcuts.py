@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 from fastcore.script import Param, call_parse
 
-from transfer_nbs.bn_eval import FeatureStore
+from transfer_nbs.features import FeatureStore
 from transfer_nbs.clothes import practice_folder
-from transfer_nbs.compare import PRACTICE_VALID, RECIPES, CompareSettings, check_recipes, run_recipe
+from transfer_nbs.compare import PRACTICE_VALID, CompareSettings, run_recipe
+from transfer_nbs.recipes import RECIPES, check_recipes
 from transfer_nbs.files import check_writable
 from transfer_nbs.intervals import compare_pairs
 from transfer_nbs.data import read_folder

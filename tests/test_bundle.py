@@ -28,14 +28,17 @@ from transfer_nbs.backbone import get_model, read_weights
 from transfer_nbs.bundle import (BUNDLE_FILES, HEADS, Bundle, _digest, current_versions, describe_recipe, export_onnx, fit_temperature, image_batches,
                                  list_images, load_bundle, make_bundle, model_card, most_likely, ready_copy, save_bundle, transfer_predict)
 from transfer_nbs.clothes import make_clothes
-from transfer_nbs.compare import RECIPES, CompareSettings, build_model, train_recipe, valid_classes
-from transfer_nbs.data import ImageSpec, make_loaders, read_folder
+from transfer_nbs.compare import CompareSettings
+from transfer_nbs.recipes import RECIPES, build_model, train_recipe
+from transfer_nbs.run_folder import valid_classes
+from transfer_nbs.data import make_loaders, read_folder
+from transfer_nbs.views import ImageSpec
 from transfer_nbs.check import transfer_check
 from transfer_nbs.files import content_hash, csv_text, csv_value
 from transfer_nbs.folders import open_image
 from transfer_nbs.split import split_folder
 from transfer_nbs.hardware import choose_precision
-from transfer_nbs.training import inference_copy
+from transfer_nbs.fusion import inference_copy
 
 CPU = torch.device("cpu")
 

@@ -15,7 +15,8 @@ import torchvision
 import transfer_nbs.cache as cache
 from transfer_nbs.cache import DIGESTS, cached
 from transfer_nbs.clothes import make_clothes
-from transfer_nbs.compare import RECIPES, CompareSettings, train_recipe
+from transfer_nbs.compare import CompareSettings
+from transfer_nbs.recipes import RECIPES, train_recipe
 from transfer_nbs.data import read_folder
 
 MEASURED = lambda device: {"float32": 1, "float32 channels_last": 2, "bfloat16 channels_last": 3}  # seconds

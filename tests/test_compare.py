@@ -14,12 +14,14 @@ from PIL import Image
 
 from transfer_nbs.bundle import make_bundle
 from transfer_nbs.chart import plot_compare
-from transfer_nbs.compare import (RECIPES, CompareSettings, expected_work, read_record, read_result,
-                                  read_run, seconds_left, train_recipe, transfer_compare, write_tables)
+from transfer_nbs.compare import CompareSettings, transfer_compare, write_tables
+from transfer_nbs.recipes import RECIPES, train_recipe
+from transfer_nbs.run_folder import read_record, read_result, read_run
+from transfer_nbs.time_left import expected_work, seconds_left
 from transfer_nbs.data import read_folder
 from transfer_nbs.files import claim
 from transfer_nbs.hardware import choose_precision
-from transfer_nbs.training import DivergedError
+from transfer_nbs.training_run import DivergedError
 from transfer_nbs.your_images import read_winner
 
 SMALL = dict(recipes="bn_eval,random_features", seeds=1, epochs=1, size=32, device="cpu", order="first")

@@ -20,8 +20,10 @@ from torchvision.transforms import v2
 from transfer_nbs.bundle import prepare_image
 from transfer_nbs.check import check_folder, examine
 from transfer_nbs.clothes import practice_folder
-from transfer_nbs.compare import CompareSettings, image_spec
-from transfer_nbs.data import ImageDataset, ImageSpec, centre_view, draw_views, random_crops, scale_down, shorten
+from transfer_nbs.compare import CompareSettings
+from transfer_nbs.recipes import image_spec
+from transfer_nbs.batches import ImageDataset
+from transfer_nbs.views import ImageSpec, centre_view, draw_views, random_crops, scale_down, shorten
 from transfer_nbs.duplicates import find_duplicates
 from transfer_nbs.folders import open_image
 from transfer_nbs.images import MEMORY, Ranges, decoding_bytes, find_ranges, range_of, to_rgb, used_range
@@ -463,7 +465,8 @@ import resource, sys
 from pathlib import Path
 from transfer_nbs.bundle import image_batches
 from transfer_nbs.check import examine
-from transfer_nbs.data import ImageSpec, ImageStore
+from transfer_nbs.batches import ImageStore
+from transfer_nbs.views import ImageSpec
 from transfer_nbs.images import find_ranges
 
 def read(files):

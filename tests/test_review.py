@@ -14,9 +14,10 @@ from bs4 import BeautifulSoup
 from PIL import Image
 
 from transfer_nbs.bundle import load_bundle, make_bundle, save_bundle
-from transfer_nbs.compare import RECIPES, CompareSettings, build_model, train_recipe
+from transfer_nbs.compare import CompareSettings
+from transfer_nbs.recipes import RECIPES, build_model, train_recipe
 from transfer_nbs.intervals import accuracy_interval
-from transfer_nbs.data import ImageSpec
+from transfer_nbs.views import ImageSpec
 from transfer_nbs.review import curves_svg, fill_template, heat_maps, number_facts, training_facts, write_review
 from transfer_nbs.files import content_hash
 

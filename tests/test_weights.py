@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save_file
 from transfer_nbs.backbone import bundled_weights, create_body
 from transfer_nbs.bundle import Bundle, current_versions, describe_recipe, describe_settings, save_bundle
 from transfer_nbs.weight_files import bundle_facts, read_weights, usual_size, weights_file
-from transfer_nbs.compare import RECIPES, CompareSettings, build_model, image_spec
-from transfer_nbs.data import ImageSpec
+from transfer_nbs.compare import CompareSettings
+from transfer_nbs.recipes import RECIPES, build_model, image_spec
+from transfer_nbs.views import ImageSpec
 from transfer_nbs.files import content_hash
 from transfer_nbs.your_images import FitSettings, choose_settings
 

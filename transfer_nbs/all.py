@@ -19,25 +19,30 @@ __all__ = ['bn_layers', 'create_body', 'describe_body', 'feature_count', 'get_mo
 
 # %% ../nbs/index.ipynb #cell-2
 from .backbone import bn_layers, create_body, describe_body, feature_count, get_model, linear_head
-from .bn_eval import FeatureStore, bn_eval, feature_batches, set_bn_eval, set_bn_policy, set_bn_train
+from .bn_eval import bn_eval, set_bn_eval, set_bn_policy, set_bn_train
+from .features import FeatureStore, feature_batches
 from .bn_trainable import bn_trainable, body_bn_head
 from .check import check_folder, format_findings, quarantine_files, restore_files
 from .bundle import (Bundle, calibration_error, export_onnx, fit_temperature, load_bundle, make_bundle, measure, most_likely, plot_calibration,
                                  save_bundle)
 from .clothes import make_clothes, practice_folder
 from .chart import format_table, plot_compare
-from .compare import RECIPES, CompareSettings, compare, run_recipe, summarize, train_recipe
+from .compare import CompareSettings, compare, run_recipe, summarize
+from .recipes import RECIPES, train_recipe
 from .intervals import accuracy_interval, compare_with_best
 from .concat_pooling_head import AdaptiveConcatPooling, concat_pooling, concat_pooling_head, deeper_head, deeper_head_recipe
-from .data import ImageSpec, make_loaders, read_folder, show_images, train_transform, valid_transform
+from .chart import show_images
+from .data import make_loaders, read_folder, train_transform, valid_transform
+from .views import ImageSpec
 from .discriminative_lr import discriminative_bn_frozen, discriminative_bn_trainable, update_lr
 from .feature_extractor import count_trainable, feature_extractor, freeze, snapshot, unfreeze, verify_frozen
 from .review import write_review
 from .folders import find_images, open_image
 from .split import split_folder, split_images
 from .hardware import choose_device, choose_precision, describe_environment
+from .chart import plot_history
 from .training import (Phase, Recipe, all_parameters, body_and_head, evaluate, fit, from_scratch,
-                                   plot_history, random_features)
+                                   random_features)
 from .your_images import FitSettings, fit_bundle, read_parts
 
 # %% ../nbs/index.ipynb #cell-3

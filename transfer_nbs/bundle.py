@@ -47,17 +47,19 @@ from torchvision import models
 
 from .backbone import get_model, load_body
 from .weight_files import check_numbers, weights_file, weights_name
-from .compare import RECIPES, split_hash
+from .recipes import RECIPES
+from .run_folder import split_hash
 from .intervals import accuracy_interval
 from .console import listed, one_line, printable, progress_bar, user_errors
-from .data import ImageSpec, centre_view, normalize
+from .views import ImageSpec, centre_view, normalize
 from .files import (check_different, check_output, claim, content_hash, csv_text, files_below,
                                 replace_folder, write_folder, write_output)
 from .folders import sort_files
 from .images import opened, upright_rgb
 from .split import images_digest
 from .hardware import Precision, choose_device, choose_precision
-from .training import Recipe, inference_copy
+from .fusion import inference_copy
+from .training import Recipe
 
 # %% ../nbs/31_bundle.ipynb #predict-10
 AnyImage = str | Path | Image.Image | bytes | bytearray | memoryview | BinaryIO | np.ndarray  # a path, an image, a file's content, an open file, or RGB values

@@ -32,9 +32,12 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from .backbone import BUNDLED_ARCH, BUNDLED_WEIGHTS, eval_mode
+from .backbone import BUNDLED_ARCH, BUNDLED_WEIGHTS
+from .fusion import eval_mode
 from .clothes import practice_folder
-from .data import ImageDataset, ImageSpec, read_folder
+from .batches import ImageDataset
+from .data import read_folder
+from .views import ImageSpec
 from .formulas import SHAPES, SURFACES, Bank, compose, draw_bank, random_colours
 from .console import progress_bar, user_errors
 from .files import claim, is_unfinished, ensure_folder, remove_unfinished, write_file

@@ -29,12 +29,13 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageOps
 from torch.nn import functional as F
 
-from .backbone import eval_mode
+from .fusion import eval_mode
 from .bundle import Bundle, load_bundle, prepare_image
-from .compare import split_hash
+from .run_folder import split_hash
 from .intervals import accuracy_interval
 from .console import listed, printable
-from .data import ImageSpec, shorten, valid_transform
+from .data import valid_transform
+from .views import ImageSpec, shorten
 from .files import write_output
 from .folders import open_image
 

@@ -28,16 +28,18 @@ from safetensors import SafetensorError
 from .bundle import (MAX_SIZE, Bundle, check_onnx, check_place, checkpoint_path,
                                  describe_settings, export_onnx, load_bundle, make_bundle, save_bundle)
 from .weight_files import usual_size, weights_file
-from .compare import (RECIPES, CompareSettings, build_model, check_recipes, image_spec, read_run,
-                                  split_hash, summarize, train_recipe)
+from .compare import CompareSettings, summarize
+from .recipes import RECIPES, build_model, check_recipes, image_spec, train_recipe
+from .run_folder import read_run, split_hash
 from .console import user_errors
-from .data import decode_images, read_folder, read_test
+from .batches import decode_images
+from .data import read_folder, read_test
 from .files import check_outside, claim, content_hash, is_plain, write_file
 from .review import write_review
 from .split import images_digest
 from .hardware import (Precision, check_computing, choose_device, choose_precision,
                                    computing_facts, recorded_precision)
-from .training import DivergedError, divide_epochs
+from .training_run import DivergedError, divide_epochs
 
 # %% ../nbs/12_your_images.ipynb #your-14
 def read_parts(
