@@ -21,7 +21,8 @@ from test_commands import BIN, REAL, assert_one_line_error, run
 from transfer_nbs.backbone import read_weights
 from transfer_nbs.bundle import _digest, load_bundle
 from transfer_nbs.clothes import make_clothes
-from transfer_nbs.compare import RECIPES, CompareSettings, split_hash, train_recipe
+from transfer_nbs.compare import RECIPES, CompareSettings, train_recipe
+from transfer_nbs.split import split_hash
 from transfer_nbs.files import claim
 from transfer_nbs.split import split_folder
 from transfer_nbs.training import DivergedError

@@ -6,7 +6,7 @@
 __all__ = ['TECHNIQUES', 'BASELINES', 'RECIPES', 'TABLES', 'PRACTICE_IMAGES', 'PRACTICE_VALID', 'CompareSettings', 'check_policy',
            'check_recipes', 'build_model', 'PeakMemory', 'image_spec', 'Trained', 'train_recipe', 'run_recipe',
            'read_record', 'read_result', 'open_run', 'valid_classes', 'class_recall', 'read_run', 'expected_work',
-           'seconds_left', 'split_hash', 'begun_precision', 'compare', 'summarize', 'commonest_class', 'format_classes',
+           'seconds_left', 'begun_precision', 'compare', 'summarize', 'commonest_class', 'format_classes',
            'write_tables', 'transfer_compare']
 
 # %% ../nbs/11_compare.ipynb #cell-3
@@ -22,7 +22,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass
-from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -54,7 +53,7 @@ from .files import (check_outside, check_writable, claim, content_hash, csv_text
                                 remove_unfinished, write_file)
 from .images import find_ranges
 from .intervals import accuracy_interval, compare_with_best
-from .split import images_digest
+from .split import images_digest, split_hash
 from .hardware import (Precision, check_computing, choose_device, choose_precision,
                                    computing_facts, describe_choices, describe_environment,
                                    recorded_precision, release_memory)
@@ -397,13 +396,6 @@ def _in_words(
     return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {max(1, seconds):.0f} s left"
 
 # %% ../nbs/11_compare.ipynb #cell-23
-def split_hash(
-    table: pd.DataFrame,  # file, class, split
-) -> str:  # 64 hexadecimal digits
-    "A digest of who is trained on and who is checked with."
-    return sha256(table.to_csv(index=False).encode(errors="surrogateescape")).hexdigest()
-
-
 TABLES = ("split.csv", "results.csv", "summary.csv", "compare.png")  # of a comparison, beside run.json and its runs
 
 

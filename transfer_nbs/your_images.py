@@ -25,16 +25,17 @@ import torch
 from fastcore.script import call_parse, store_true
 from safetensors import SafetensorError
 
-from .bundle import (MAX_SIZE, Bundle, check_onnx, check_place, checkpoint_path,
-                                 describe_settings, export_onnx, load_bundle, make_bundle, save_bundle)
+from .bundle import (MAX_SIZE, Bundle, check_place, checkpoint_path, describe_settings,
+                                 load_bundle, make_bundle, save_bundle)
+from .export import check_onnx, export_onnx
 from .weight_files import usual_size, weights_file
-from .compare import (RECIPES, CompareSettings, build_model, check_recipes, image_spec, read_run,
-                                  split_hash, summarize, train_recipe)
+from .compare import (RECIPES, CompareSettings, build_model, check_recipes, image_spec,
+                                  read_run, summarize, train_recipe)
 from .console import user_errors
 from .data import decode_images, read_folder, read_test
 from .files import check_outside, claim, content_hash, is_plain, write_file
 from .review import write_review
-from .split import images_digest
+from .split import images_digest, split_hash
 from .hardware import (Precision, check_computing, choose_device, choose_precision,
                                    computing_facts, recorded_precision)
 from .training import DivergedError, divide_epochs
