@@ -7,6 +7,7 @@ import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # two tests run at a time; before torch
 import transfer_nbs  # noqa: F401  before torch, whose threads then wait without spinning
+from bundles import copy, figures, inbox, saved, trained  # noqa: F401  fixtures
 
 
 @pytest.fixture(scope="session")

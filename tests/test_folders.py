@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from transfer_nbs.bundle import list_images, load_bundle
+from transfer_nbs.bundle import load_bundle
+from transfer_nbs.predict import list_images
 from transfer_nbs.check import check_folder, transfer_check
 from transfer_nbs.compare import transfer_compare
 from transfer_nbs.folders import alike_names, find_images, find_troubles, read_layout

@@ -1,16 +1,20 @@
 """What a notebook can't check about itself: that the package, its notebooks and its pages belong together."""
 
-import importlib.metadata
+import email
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import nbformat
 import pytest
 from make_readme import readme
+
+import transfer_nbs
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
@@ -133,5 +137,27 @@ def test_commands_of_readme_are_run_by_ci():
     assert command in (ROOT / ".ci" / "run").read_text()
 
 
-def test_version_is_one():
-    assert f'__version__ = "{importlib.metadata.version("transfer_nbs")}"' in (ROOT / "transfer_nbs" / "__init__.py").read_text()
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    "The package as it is handed out, built from a copy of the project."
+    copy = tmp_path_factory.mktemp("wheel") / "project"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "runs", "build", "*.egg-info", "__pycache__", "nbs", "tests"))
+    done = run(sys.executable, "setup.py", "-q", "bdist_wheel", "--dist-dir", copy.parent, cwd=copy)
+    assert done.returncode == 0, done.stderr
+    return zipfile.ZipFile(next(copy.parent.glob("*.whl")))
+
+
+def test_wheel_holds_every_file_of_the_package(wheel):
+    "Templates and weights too, and nothing that isn't a file of the package."
+    files = [path for path in (ROOT / "transfer_nbs").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    held = {name: wheel.read(name) for name in wheel.namelist() if name.startswith("transfer_nbs/")}
+    assert held == {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in files}
+    assert {"transfer_nbs/templates/model_card.md", "transfer_nbs/templates/review.html", "transfer_nbs/templates/review.css"} <= set(held)
+
+
+def test_version_is_one(wheel):
+    "What settings.ini says is what the package says of itself, and what pip is told."
+    settings = (ROOT / "settings.ini").read_text()
+    stated = re.search(r"^version = (.+)$", settings, re.M)[1]
+    told = email.message_from_bytes(wheel.read(f"transfer_nbs-{stated}.dist-info/METADATA"))
+    assert told["Version"] == transfer_nbs.__version__ == stated

@@ -17,7 +17,7 @@ import torch
 from PIL import Image, ImageCms, ImageDraw, ImageOps
 from torchvision.transforms import v2
 
-from transfer_nbs.bundle import prepare_image
+from transfer_nbs.inference import prepare_image
 from transfer_nbs.check import check_folder, examine
 from transfer_nbs.clothes import practice_folder
 from transfer_nbs.compare import CompareSettings
@@ -463,7 +463,7 @@ def test_strips_show_their_middle():
 PROBE = """
 import resource, sys
 from pathlib import Path
-from transfer_nbs.bundle import image_batches
+from transfer_nbs.inference import image_batches
 from transfer_nbs.check import examine
 from transfer_nbs.batches import ImageStore
 from transfer_nbs.views import ImageSpec

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from transfer_nbs.backbone import bundled_weights, create_body
-from transfer_nbs.bundle import Bundle, current_versions, describe_recipe, describe_settings, save_bundle
+from transfer_nbs.bundle import Bundle, _current_versions, _describe_recipe, describe_settings, save_bundle
 from transfer_nbs.weight_files import bundle_facts, read_weights, usual_size, weights_file
 from transfer_nbs.compare import CompareSettings
 from transfer_nbs.recipes import RECIPES, build_model, image_spec
@@ -210,7 +210,7 @@ def bundle(tmp_path_factory):
     recipe = RECIPES["deeper_head"]
     model = build_model(recipe, CompareSettings(size=64, device="cpu"), num_classes=2, seed=3)
     spec = ImageSpec(("a", "b"), size=64, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
-    made = Bundle(model, "resnet18", recipe.head.__name__, spec, describe_recipe(recipe), {}, "", current_versions(), {})
+    made = Bundle(model, "resnet18", recipe.head.__name__, spec, _describe_recipe(recipe), {}, "", _current_versions(), {})
     return save_bundle(made, tmp_path_factory.mktemp("bundles") / "first")
 
 

@@ -23,8 +23,10 @@ from .bn_eval import bn_eval, set_bn_eval, set_bn_policy, set_bn_train
 from .features import FeatureStore, feature_batches
 from .bn_trainable import bn_trainable, body_bn_head
 from .check import check_folder, format_findings, quarantine_files, restore_files
-from .bundle import (Bundle, calibration_error, export_onnx, fit_temperature, load_bundle, make_bundle, measure, most_likely, plot_calibration,
-                                 save_bundle)
+from .bundle import Bundle, load_bundle, make_bundle, measure, save_bundle
+from .calibration import calibration_error, fit_temperature, plot_calibration
+from .export import export_onnx
+from .predict import most_likely
 from .clothes import make_clothes, practice_folder
 from .chart import format_table, plot_compare
 from .compare import CompareSettings, compare, run_recipe, summarize

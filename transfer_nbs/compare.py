@@ -40,8 +40,9 @@ from .hardware import (PeakMemory, Precision, check_computing, choose_device, ch
                                    recorded_precision)
 from .intervals import accuracy_interval, compare_with_best
 from .recipes import RECIPES, check_recipes, find_recipe, image_spec, train_recipe
-from .run_folder import (TABLES, class_recall, open_run, read_record, read_result, read_run, split_hash,
+from .run_folder import (TABLES, class_recall, open_run, read_record, read_result, read_run,
                                      valid_classes)
+from .split import split_hash
 from .settings import TrainSettings
 from .split import images_digest
 from .time_left import TimeLeft

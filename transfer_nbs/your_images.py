@@ -25,12 +25,14 @@ import torch
 from fastcore.script import call_parse, store_true
 from safetensors import SafetensorError
 
-from .bundle import (MAX_SIZE, Bundle, check_onnx, check_place, checkpoint_path,
-                                 describe_settings, export_onnx, load_bundle, make_bundle, save_bundle)
+from .bundle import (MAX_SIZE, Bundle, check_place, checkpoint_path, describe_settings,
+                                 load_bundle, make_bundle, save_bundle)
+from .export import check_onnx, export_onnx
 from .weight_files import usual_size, weights_file
 from .compare import CompareSettings, summarize
 from .recipes import RECIPES, build_model, check_recipes, image_spec, train_recipe
-from .run_folder import read_run, split_hash
+from .run_folder import read_run
+from .split import split_hash
 from .console import user_errors
 from .batches import decode_images
 from .data import read_folder, read_test
