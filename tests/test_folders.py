@@ -19,7 +19,8 @@ from transfer_nbs.check import check_folder, transfer_check
 from transfer_nbs.compare import transfer_compare
 from transfer_nbs.folders import alike_names, find_images, find_troubles, read_layout
 from transfer_nbs.split import transfer_split
-from transfer_nbs.your_images import FitSettings, check_compared, fit_bundle, read_parts, read_winner, transfer_fit
+from transfer_nbs.checkpoint import FitSettings
+from transfer_nbs.your_images import check_compared, fit_bundle, read_parts, read_winner, transfer_fit
 
 NFC, NFD = (unicodedata.normalize(form, "Blüte") for form in ("NFC", "NFD"))
 BOTH = dict(train=4, valid=2)

@@ -45,7 +45,8 @@ from .hardware import choose_device, choose_precision, describe_environment
 from .chart import plot_history
 from .training import (Phase, Recipe, all_parameters, body_and_head, evaluate, fit, from_scratch,
                                    random_features)
-from .your_images import FitSettings, fit_bundle, read_parts
+from .checkpoint import FitSettings
+from .your_images import fit_bundle, read_parts
 
 # %% ../nbs/index.ipynb #cell-3
 _all_ = ["bn_layers", "create_body", "describe_body", "feature_count", "get_model", "linear_head", "FeatureStore", "bn_eval", "feature_batches",
