@@ -81,7 +81,7 @@ class Bundle:
         table.attrs["errors"] = errors
         return table
 
-
+# %% ../nbs/31_bundle.ipynb #bundle-12-2
 def _names_of(
     images: list[AnyImage],
 ) -> list[str]:
@@ -126,7 +126,7 @@ def _results(
                 calibration_error_before=calibration_error(logits.softmax(1), labels),
                 calibration_error=calibration_error(scaled.softmax(1), labels))
 
-
+# %% ../nbs/31_bundle.ipynb #bundle-19-2
 def _logits_and_labels(
     bundle: Bundle,
     files: Sequence[str | Path],
@@ -237,7 +237,7 @@ def _front_matter(
     def as_yaml(value): return json.dumps(value, ensure_ascii=False)  # JSON is YAML too
     return {name: as_yaml(value) for name, value in front.items()}
 
-
+# %% ../nbs/31_bundle.ipynb #bundle-30-2
 def _model_card(
     bundle: Bundle,
     *,
@@ -299,7 +299,7 @@ def check_place(
 def _digest(
     facts: dict,  # of bundle.json
 ) -> str:  # 64 hexadecimal digits
-    "A checksum of all that bundle.json says, whatever its spaces and line breaks."
+    "A checksum of all that bundle.json says; spaces and line breaks don't count."
     rest = {name: value for name, value in facts.items() if name != "sha256"}
     return sha256(json.dumps(rest, sort_keys=True, allow_nan=False).encode()).hexdigest()
 

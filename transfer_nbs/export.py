@@ -44,7 +44,7 @@ def _to_onnx(
     program.model.metadata_props.update(facts, weights_sha256=weights_hash)
     return program.model_proto.SerializeToString()
 
-
+# %% ../nbs/35_export.ipynb #export-12-2
 @torch.no_grad()
 def _largest_difference(
     content: bytes,  # of an ONNX file

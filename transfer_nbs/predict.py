@@ -92,7 +92,7 @@ def _listed_images() -> list[str]:
     if not files: raise ValueError("no images are named on standard input; give a list of files")
     return files
 
-
+# %% ../nbs/34_predict.ipynb #predict-19-2
 def list_images(
     places: Iterable[str],  # files, folders, patterns; "-" for a list of them on standard input
 ) -> list[str]:  # files, in the order in which they were named

@@ -190,7 +190,7 @@ def heat_maps(
         heat = method.attribute(images, target=targets, relu_attributions=True)[:, 0]
     return (heat / heat.amax((1, 2), keepdim=True).clamp(min=1e-12)).detach().float().cpu()
 
-
+# %% ../nbs/32_review.ipynb #review-31-2
 def _draw_heat(
     image: Image.Image,
     heat: torch.Tensor,  # (h, w), from 0 to 1
