@@ -35,7 +35,7 @@ from torch.utils.data import DataLoader
 from .backbone import BUNDLED_ARCH, BUNDLED_WEIGHTS, eval_mode
 from .clothes import practice_folder
 from .data import ImageDataset, ImageSpec, read_folder
-from .formulas import SHAPES, SURFACES, Bank, compose, draw_bank, random_colours
+from .formulas import SHAPES, SURFACES, Bank, BankSettings, compose, draw_bank, random_colours
 from .console import progress_bar, user_errors
 from .files import claim, is_unfinished, ensure_folder, remove_unfinished, write_file
 from .hardware import Precision, choose_device, choose_precision, describe_environment, to_device
@@ -134,6 +134,12 @@ class PretrainSettings:
 
     @property
     def steps(self) -> int: return self.views // self.batch_size
+
+    @property
+    def bank(self) -> BankSettings:  # of the drawings
+        without = tuple(self.without.split(",")) if self.without else ()
+        return BankSettings(surfaces=self.surfaces, shapes=self.shapes, drawings=self.drawings, size=self.draw_size,
+                            seed=self.seed, without=without)
 
 # %% ../nbs/22_pretrain.ipynb #3de5c1ad
 class Batch(NamedTuple):
@@ -388,8 +394,7 @@ def _pretrain(
 ) -> dict:  # the card; empty where it stopped
     weights_file, checkpoint = out / BUNDLED_WEIGHTS, out / "checkpoint.pt"
     without = tuple(settings.without.split(",")) if settings.without else ()
-    bank = draw_bank(out / "drawings", surfaces=settings.surfaces, shapes=settings.shapes, drawings=settings.drawings, size=settings.draw_size,
-                     seed=settings.seed, without=without).to(device)
+    bank = draw_bank(out / "drawings", settings.bank).to(device)
 
     precision = choose_precision(device)
     with torch.random.fork_rng(devices=[]):
