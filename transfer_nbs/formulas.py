@@ -681,7 +681,7 @@ def _check_settings(folder: Path, settings: BankSettings) -> None:
         raise ValueError(f"{folder} was drawn with {wrong}={old.get(wrong)}, not {new[wrong]}: {remedy}")
     write_file(said, json.dumps(new))
 
-
+# %% ../nbs/21_formulas.ipynb #5a0c2110
 def draw_bank(
     folder: str | Path,  # where to keep it; made if need be
     settings: BankSettings = BankSettings(),
