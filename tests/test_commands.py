@@ -215,14 +215,12 @@ def test_split_is_made_once(clothes, tmp_path):
 
 
 def test_pretrain_goes_on(tmp_path):
-    tiny = ["--surfaces", "6", "--shapes", "5", "--drawings", "10", "--views", "128", "--batch_size", "64", "--size", "48"]
+    tiny = ["--surfaces", "6", "--shapes", "5", "--drawings", "5", "--views", "32", "--batch_size", "16", "--size", "48"]
     assert run("transfer_pretrain", "--out", tmp_path / "a", *tiny).returncode == 0
     card = json.loads((tmp_path / "a" / "resnet18_formulas.json").read_text())
-    assert card["settings"]["shapes"] == 5 and card["views"] == 128 and 0 <= card["log"][-1]["source_accuracy"] <= 1
+    assert card["settings"]["shapes"] == 5 and card["views"] == 32 and 0 <= card["log"][-1]["source_accuracy"] <= 1
     assert (tmp_path / "a" / "resnet18_formulas.safetensors").stat().st_size < 25e6
     assert_one_line_error(run("transfer_pretrain", "--out", tmp_path / "a", *tiny, "--seed", "1"), "seed")
-    assert_one_line_error(run("transfer_pretrain", "--out", tmp_path / "b", *tiny, "--batch_size", "256"), "views is 128: give 256 or more")
-    assert not (tmp_path / "b").exists()
 
 
 @pytest.mark.skipif(not (REAL / "hymenoptera").is_dir(), reason=f"the real photographs are not at {REAL}")

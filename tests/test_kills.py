@@ -58,7 +58,7 @@ CASES = {
     "restore": Case("check:transfer_check", "AREA/mine --restore AREA/quarantine/moved.jsonl", images="mine", first="AREA/mine --quarantine AREA/quarantine",
                     over="is not a list that transfer_check wrote (no file)"),
     "pretrain": Case("pretrain:transfer_pretrain", "--surfaces 2 --shapes 2 --drawings 6 --views 8 --batch_size 4 --size 48 --device cpu --out AREA/new/pretrain",
-                     before="import transfer_nbs.pretrain as room; room.BUNDLED_ARCH, room.practice_accuracy = 'shufflenet_v2_x0_5', lambda learner: 0.5"),  # small; no probe
+                     before="import transfer_nbs.pretrain as room; room.BUNDLED_ARCH, room._practice_accuracy = 'shufflenet_v2_x0_5', lambda learner, images: 0.5"),  # small; no probe
 }
 
 
