@@ -15,7 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from transfer_nbs.backbone import bundled_weights, create_body
+from transfer_nbs.backbone import create_body
+from transfer_nbs.named_weights import bundled_weights
 from transfer_nbs.bundle import Bundle, _current_versions, _describe_recipe, describe_settings, save_bundle
 from transfer_nbs.weight_files import bundle_facts, read_weights, usual_size, weights_file
 from transfer_nbs.compare import CompareSettings

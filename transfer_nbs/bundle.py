@@ -27,7 +27,8 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision import models
 
-from .backbone import get_model, linear_head, load_body
+from .backbone import get_model, linear_head
+from .named_weights import load_body
 from .calibration import at_bound, calibration_error, fit_temperature
 from .concat_pooling_head import concat_pooling_head, deeper_head
 from .console import listed, one_line, printable

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2.functional import normalize
 
-from .backbone import BUNDLED_ARCH, BUNDLED_WEIGHTS
+from .named_weights import BUNDLED_ARCH, BUNDLED_WEIGHTS
 from .fusion import eval_mode
 from .clothes import practice_folder
 from .console import progress_bar, user_errors
