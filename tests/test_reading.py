@@ -18,11 +18,12 @@ from PIL import Image, ImageCms, ImageDraw, ImageOps
 from torchvision.transforms import v2
 
 from transfer_nbs.bundle import prepare_image
-from transfer_nbs.check import check_folder, examine
+from transfer_nbs.check import check_folder
 from transfer_nbs.clothes import practice_folder
 from transfer_nbs.compare import CompareSettings, image_spec
 from transfer_nbs.data import ImageDataset, ImageSpec, centre_view, draw_views, random_crops, scale_down, shorten
 from transfer_nbs.duplicates import find_duplicates
+from transfer_nbs.examine import examine
 from transfer_nbs.folders import open_image
 from transfer_nbs.images import MEMORY, Ranges, decoding_bytes, find_ranges, range_of, to_rgb, used_range
 
@@ -462,7 +463,7 @@ PROBE = """
 import resource, sys
 from pathlib import Path
 from transfer_nbs.bundle import image_batches
-from transfer_nbs.check import examine
+from transfer_nbs.examine import examine
 from transfer_nbs.data import ImageSpec, ImageStore
 from transfer_nbs.images import find_ranges
 
