@@ -54,7 +54,7 @@ def _count_differences(
     first: np.ndarray, # (..., 3, 256) of bool, one or more hashes of `perceptual_hash`
     second: np.ndarray, # (..., 3, 256), likewise
 ) -> np.ndarray: # (...)
-    "Bits in which two images differ, one whole and the other whole or trimmed, whichever fits best."
+    "Bits in which two images differ: one whole, the other whole or trimmed, as fits best."
     ways = [(first[..., 0, :] != second[..., trim, :]) for trim in range(len(TRIMS))]
     ways += [(first[..., trim, :] != second[..., 0, :]) for trim in range(len(TRIMS))]
     return np.min([way.sum(axis=-1) for way in ways], axis=0)
@@ -81,10 +81,10 @@ def colour_grid(
 # %% ../nbs/54_duplicates.ipynb #e6516830
 def _look_at(
     files: list[Path], # images
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # of uint8: SHA-256 (N, 32), hashes (N, 4, 32), colours (N, 4, 4, 3)
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]: # SHA-256, hashes and colours, of uint8
     "Content, hashes and colours of each image; looked up where these files were looked at before."
     def look(file):
-        with opened(file) as image:  # each with its own black and white: a copy may have another depth
+        with opened(file) as image:  # with its own black and white: a copy may have another depth
             factor = min(image.size) // 128  # no larger than the hash needs, as the check reads it
             image = image.reduce(factor) if factor > 1 else image
             digest = np.frombuffer(bytes.fromhex(content_hash(file)), np.uint8)
@@ -107,16 +107,16 @@ def close_pairs(
     hashes: np.ndarray, # (N, 3, 32) of uint8, the first three of `pack_hashes`
     *,
     threshold: int = SAME_PICTURE, # most bits in which two copies may differ
-    mirrors: np.ndarray | None = None, # (N, 32), the fourth; None: mirrored copies aren't looked for
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, bool]]: # rows, other rows, bits that differ, whether mirrored
-    """Pairs whose hashes are close, a tile of all pairs at a time, so that memory doesn't grow with the square.
+    mirrors: np.ndarray | None = None, # (N, 32), the fourth; None: no mirrored copies
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, bool]]: # rows, others, bits, whether mirrored
+    """Pairs whose hashes are close, a tile of all pairs at a time; so memory doesn't grow with the square.
 
-    A row with itself, and pairs both ways round, are among them."""
-    def signs(packed): return np.where(np.unpackbits(packed, axis=-1), np.float32(1), np.float32(-1))
+    How many bits differ is said of each pair. A row with itself, and pairs both ways round, are among them."""
+    def signs(packed): return 2 * np.unpackbits(packed, axis=-1).astype(np.float32) - 1
     starts = range(0, len(hashes), 1024)
     for start, other in combinations_with_replacement(starts, 2):
         these, those = signs(hashes[start:start + 1024]), signs(hashes[other:other + 1024])
-        agreement = these[:, 0] @ those[:, 0].T  # of signs: the bits that agree minus those that differ
+        agreement = these[:, 0] @ those[:, 0].T  # bits that agree minus bits that differ
         for trim in range(1, len(TRIMS)):
             np.maximum(agreement, these[:, 0] @ those[:, trim].T, out=agreement)
             np.maximum(agreement, these[:, trim] @ those[:, 0].T, out=agreement)
@@ -132,11 +132,13 @@ def same_colours(
     second: np.ndarray, # (..., 4, 4, 3), likewise
 ) -> np.ndarray: # (...) of bool
     "Whether images agree in their colours, everywhere."
-    return np.abs(first.astype(np.int16) - second).max(axis=(-3, -2, -1), initial=0) <= _SAME_COLOURS
+    apart = np.abs(first.astype(np.int16) - second)
+    return apart.max(axis=(-3, -2, -1), initial=0) <= _SAME_COLOURS
 
 # %% ../nbs/54_duplicates.ipynb #copies-21
 _COMPARED = 512  # pixels: the long side at which two images are compared, where both are as large
-_UNMOVED = (1.0, 0.0, 1.0, 0.0)  # scale and shift in x and in y
+_Placed = tuple[float, float, float, float]  # scale and shift in x and in y, of sides of length 1
+_UNMOVED = (1.0, 0.0, 1.0, 0.0)
 
 def _sample(
     count: int, # pixels of a side
@@ -156,10 +158,11 @@ def _grey(
     count: int, # pixels of a side
 ) -> np.ndarray: # (count, count)
     "A square grey view of an image."
-    return np.asarray(image.convert("L").resize((count, count), Image.Resampling.BICUBIC), np.float32)
+    small = image.convert("L").resize((count, count), Image.Resampling.BICUBIC)
+    return np.asarray(small, np.float32)
 
 def _improve(
-    columns: np.ndarray, # (P, 6): how grey changes with scale and shift in x and in y; the grey itself; 1
+    columns: np.ndarray, # (P, 6): how grey changes with each of four unknowns; grey; 1
     target: np.ndarray, # (P,) grey of the other image
 ) -> np.ndarray: # (4,) by how much to change scale and shift in x and in y
     "One step of least squares, with brightness and contrast fitted first."
@@ -178,9 +181,9 @@ def _align(
     second: Image.Image, # of any size and mode
     *,
     levels: tuple[int, ...] = (32, 64, 128, 256), # pixels a side, from coarse to fine
-    start: tuple[float, float, float, float] = (1, 0, 1, 0), # from where to search, as it is returned
-) -> tuple[float, float, float, float]: # scale and shift in x, scale and shift in y; sides have length 1
-    """Where the second image lies in the first: its place u shows what the first shows at scale * u + shift.
+    start: _Placed = (1, 0, 1, 0), # from where to search, as it is returned
+) -> _Placed:
+    """Where the second image lies in the first: its u shows what the first shows at scale * u + shift.
 
     Lucas and Kanade's method (1981): least squares on the gradients, from a coarse view to a fine one."""
     found = np.array(start, float)
@@ -206,7 +209,7 @@ def _match_colours(
     pixels: np.ndarray, # (height, width, 3), from 0 to 255
     target: np.ndarray, # the same shape
 ) -> np.ndarray: # the same shape
-    "Bring brightness, contrast and tint of an image to those of another, by an affine map of its colours."
+    "Bring brightness, contrast and tint of an image to those of another, by an affine map."
     def table(values): return values[::2, ::2].reshape(-1, 3)
     source, wanted = np.pad(table(pixels), ((0, 0), (0, 1)), constant_values=1), table(target)
     unclipped = ((wanted > 4) & (wanted < 251)).all(1) + 1e-3
@@ -223,13 +226,14 @@ def _match_colours(
 def _shared_boxes(
     first: Image.Image, # the image that is laid
     second: Image.Image, # the image that it lies on
-    placed: tuple[float, float, float, float], # of `_align`
-) -> tuple[list[tuple], list[float]]: # in x and in y: start and stop in the first, in the second; the smaller length
+    placed: _Placed, # of `_align`
+) -> tuple[list[tuple], list[float]]: # in x and y: start and stop in both; the smaller length
     "The part that both images show, in pixels of each."
     boxes, shown = [], []
     for (scale, shift), width, other in zip((placed[:2], placed[2:]), first.size, second.size):
         start, stop = max(0.0, -shift / scale), min(1.0, (1 - shift) / scale)  # in the second
-        left, right = max(0, (scale * start + shift) * width), min(width, (scale * stop + shift) * width)
+        left = max(0, (scale * start + shift) * width)
+        right = min(width, (scale * stop + shift) * width)
         boxes.append((left, right, start * other, stop * other))
         shown.append(min(right - left, stop * other - start * other))
     return boxes, shown
@@ -239,9 +243,9 @@ def _lay_on(
     second: Image.Image, # RGB
     *,
     most: int = _COMPARED, # pixels of the long side
-    placed: tuple[float, float, float, float] | None = None, # of `_align`; found here by default
-) -> tuple[np.ndarray, np.ndarray, tuple[float, float, float, float]]: # two of (height, width, 3); of `_align`
-    "The part that both images show, at the smaller one's size, the first in the colours of the second."
+    placed: _Placed | None = None, # of `_align`; found here by default
+) -> tuple[np.ndarray, np.ndarray, _Placed]: # two of (height, width, 3); of `_align`
+    "The part that both images show, at the smaller one's size, in the colours of the second."
     if placed is None: placed = _align(first, second)
     sides = np.array([min(first.width, second.width)] * 2 + [min(first.height, second.height)] * 2)
     borders = np.array([placed[1], placed[0] + placed[1] - 1, placed[3], placed[2] + placed[3] - 1])
@@ -283,12 +287,13 @@ def _common_grain(
     first: np.ndarray, # (height, width, 3), from 0 to 255
     second: np.ndarray, # the same shape
 ) -> float: # from -1 to 1; 1 also where there is no grain
-    "The correlation of fine detail in the flattest parts: copies share noise, two exposures never do."
+    "The correlation of detail in the flattest parts: copies share noise, exposures never do."
     greys = [first.mean(-1), second.mean(-1)]
     spreads = [_spread(gaussian_filter(grey, 2), 7) for grey in greys]
     rough = maximum_filter(np.minimum(*spreads), 5)[3:-3, 3:-3]
     fine = [gaussian_filter(grey, 1) for grey in greys]
-    for _ in range(2): fine = [grey - gaussian_filter(grey, 2) for grey in fine]  # once leaves soft shades
+    for _ in range(2):  # once leaves soft shades
+        fine = [grey - gaussian_filter(grey, 2) for grey in fine]
     one, two = (grey[3:-3, 3:-3][rough <= np.quantile(rough, 0.4)] for grey in fine)
     power = (one * one).mean(), (two * two).mean()
     if min(power) < 0.25 ** 2: return 1.0  # compression left none
@@ -307,17 +312,18 @@ def _agree(
 def _lost(
     image: Image.Image, # RGB
 ) -> tuple[bool, float]: # whether it is grey; share of values that are black or white
-    "How much an image may have lost for good, by grey or by lightening. The one with more can be made from the other."
+    "What an image may have lost for good: the image with more can be made from the other."
     values = np.asarray(image)[::2, ::2]
     return bool(np.ptp(values, axis=-1).mean() < 3), float(((values < 2) | (values > 253)).mean())
 
 def _is_moved(
     first: Image.Image, # RGB
     second: Image.Image, # RGB
-    placed: tuple[float, float, float, float], # of `_align`
+    placed: _Placed, # of `_align`
 ) -> bool:
-    "Whether two images of one size and scale each show a border that the other lacks: the camera moved."
-    shifts = np.array([[placed[1], placed[0] + placed[1] - 1], [placed[3], placed[2] + placed[3] - 1]])
+    "Whether each of two images shows a border that the other lacks: the camera moved."
+    scales, shifts = np.array(placed[::2]), np.array(placed[1::2])
+    shifts = np.stack([shifts, scales + shifts - 1], 1)
     one_way = (shifts[:, 0] > 0) == (shifts[:, 1] > 0)
     beyond = max(np.abs(shifts).min(1)[one_way], default=0)
     one_scale = max(abs(placed[0] - 1), abs(placed[2] - 1)) < 0.004
@@ -327,7 +333,7 @@ def what_differs(
     first: Image.Image, # RGB
     second: Image.Image, # RGB
 ) -> str: # "" where they are one image, saved again; else why not
-    "Tell an image that was saved again, scaled, lightened or trimmed a little from another one of the same thing."
+    "Tell an image that was saved again, scaled, lightened or trimmed a little from another one."
     if _lost(first) > _lost(second): first, second = second, first
     placed = _align(first, second, levels=(32, 64))
     one, two, _ = _lay_on(first, second, most=_COMPARED // 4, placed=placed)
@@ -365,7 +371,7 @@ def _candidates(
     hashes: np.ndarray, # (N, 4, 32), of `pack_hashes`
     colours: np.ndarray, # (N, 4, 4, 3)
     threshold: int, # bits
-) -> tuple[np.ndarray, np.ndarray]: # pairs as in `_closest`; (N,) of int: groups that plain pairs connect
+) -> tuple[np.ndarray, np.ndarray]: # pairs; (N,) of int: groups by plain pairs
     "What the hash proposes: for each image the closest others, plain or mirrored."
     groups, heap = np.arange(len(hashes)), [np.empty((0, 4), np.int64)]
     tiles = -(-len(hashes) // 1024)
@@ -400,7 +406,7 @@ def _decide(
     files: list[Path], # images
     digests: np.ndarray, # (N, 32) of uint8, of their bytes
     pairs: np.ndarray, # (P, 4), of `_candidates`
-) -> tuple[np.ndarray, np.ndarray]: # (P,) of bool: the same image; (N,) of bool: of one colour, so not comparable
+) -> tuple[np.ndarray, np.ndarray]: # (P,) same; (N,) of one colour; of bool
     "Compare the images of each pair; looked up where images of these contents were compared before."
     @lru_cache(maxsize=96)
     def prepared(row):
@@ -441,7 +447,7 @@ def _worth_deciding(
     pairs: np.ndarray, # (P, 4), of `_candidates`
     decided: np.ndarray, # (D, 3) of int: row, other row, whether mirrored
 ) -> np.ndarray: # (Q, 4)
-    "Leave out the pairs that were decided, and the farthest ones, with a warning, where there are too many."
+    "Leave out pairs that were decided and, with a warning, the farthest ones of too many."
     if len(decided):
         known = set(map(tuple, decided.tolist()))
         pairs = pairs[[tuple(pair) not in known for pair in pairs[:, [0, 1, 3]].tolist()]]
@@ -458,7 +464,7 @@ def _group_contents(
     colours: np.ndarray, # (N, 4, 4, 3)
     threshold: int, # bits, at least 1
 ) -> Groups: # a group has the number of one of its rows
-    "Group images: what the hash proposes, the pixels decide, until no group of copies has look-alikes left."
+    "Group images: the hash proposes and the pixels decide, until nothing new is found."
     rows = np.arange(len(files))
     copies, alike, members = rows, rows, rows
     empty, decided = np.zeros(len(rows), bool), np.empty((0, 3), np.int64)
@@ -473,7 +479,8 @@ def _group_contents(
         copies = _join(copies, pairs[same, 0], pairs[same, 1])
         several = np.unique(copies[np.bincount(copies, minlength=len(rows))[copies] >= _NEIGHBOURS])
         if not len(several): break
-        members = np.flatnonzero((copies == rows) & np.isin(alike, alike[several]))  # one of each group
+        left = np.isin(alike, alike[several])
+        members = np.flatnonzero((copies == rows) & left)  # one of each group
     alike = np.where(empty, rows, alike)
     return Groups(copies, _join(alike, rows, copies))
 
@@ -486,8 +493,8 @@ def group_alike(
     *,
     threshold: int = SAME_PICTURE, # bits in which images that look alike may differ; 0: only identical files count
 ) -> Groups:
-    "Tell copies from look-alikes, mirrored copies too; check and split both ask this function, so that they agree."
-    _, rows, back = np.unique(digests, axis=0, return_index=True, return_inverse=True)  # in the order of contents
+    "Tell copies from look-alikes, mirrored ones too; check and split both ask this, so they agree."
+    _, rows, back = np.unique(digests, axis=0, return_index=True, return_inverse=True)
     groups = Groups(np.arange(len(rows)), np.arange(len(rows)))
     if threshold:
         chosen = [files[row] for row in rows]
@@ -502,8 +509,8 @@ def find_alike(
     files: list[Path], # images
     *,
     threshold: int = SAME_PICTURE, # bits in which images that look alike may differ; 0: only identical files count
-) -> tuple[list[list[Path]], list[list[Path]]]: # groups of copies; groups of different images that look alike
-    """Group copies of one image, and images that look alike (with their copies).
+) -> tuple[list[list[Path]], list[list[Path]]]: # groups of copies; groups that look alike
+    """Group copies of one image, and different images that look alike, with their copies.
 
     Raises ValueError for a threshold out of range."""
     check_bits(threshold)
