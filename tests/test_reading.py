@@ -25,7 +25,7 @@ from transfer_nbs.data import ImageDataset, ImageSpec, centre_view, draw_views, 
 from transfer_nbs.duplicates import find_duplicates
 from transfer_nbs.examine import examine
 from transfer_nbs.folders import open_image
-from transfer_nbs.images import MEMORY, Ranges, decoding_bytes, find_ranges, range_of, to_rgb, used_range
+from transfer_nbs.images import _MEMORY, Ranges, _decoding_bytes, find_ranges, range_of, to_rgb, used_range
 
 ROOT = Path(__file__).resolve().parent.parent
 RAMP = np.linspace(0, 1, 64 * 64).reshape(64, 64)
@@ -493,7 +493,7 @@ def test_memory_of_hostile_images(tmp_path):
     Image.new("RGB", (60000, 1)).save(hostile[5])
     done = subprocess.run([sys.executable, "-c", PROBE, tmp_path / "tiny.png", *hostile], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < MEMORY / 2**20, "megabytes beyond what a tiny image takes"
+    assert int(done.stdout) < _MEMORY / 2**20, "megabytes beyond what a tiny image takes"
 
 
 def test_what_needs_more_is_refused_by_all(tmp_path):
@@ -502,12 +502,12 @@ def test_what_needs_more_is_refused_by_all(tmp_path):
     Image.new("RGB", (8, 8)).save(file, format="WEBP", lossless=True)
     image = Image.open(file)
     image._size = (12000, 12000)
-    with pytest.raises(Image.DecompressionBombError, match="12000 x 12000 pixels"): decoding_bytes(image)
-    assert decoding_bytes(Image.new("RGB", (13000, 13000))) < MEMORY
+    with pytest.raises(Image.DecompressionBombError, match="12000 x 12000 pixels"): _decoding_bytes(image)
+    assert _decoding_bytes(Image.new("RGB", (13000, 13000))) < _MEMORY
     Image.new("RGB", (64, 64)).save(tmp_path / "a.tif", compression="tiff_deflate", tiffinfo={278: 64})
     image = Image.open(tmp_path / "a.tif")
     image.tag_v2[322], image.tag_v2[323] = 40000, 40000  # one tile, far larger than the image
-    with pytest.raises(Image.DecompressionBombError): decoding_bytes(image)
+    with pytest.raises(Image.DecompressionBombError): _decoding_bytes(image)
 
 
 def test_ranges_by_hand():
