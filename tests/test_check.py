@@ -55,6 +55,9 @@ def checked(folder: Path, tmp_path: Path, *options) -> tuple:
     return done, pd.read_csv(tmp_path / "report.csv", keep_default_na=False, dtype=str), json.loads((tmp_path / "report.json").read_text())
 
 
+COLUMNS = ["level", "kind", "file", "class", "split", "detail", "other_file", "other_class", "other_split", "what_to_do"]
+
+
 def chunk(name: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
@@ -155,7 +158,7 @@ def test_every_kind_of_file_gets_its_line(troubled, tmp_path):
     found = kinds_found(pd.DataFrame(report["findings"]))
     for name, kind in kinds.items(): assert found.get(name, set()) == ({kind} if kind else set()), (name, kind, found.get(name))
     assert set(found) == {name for name, kind in kinds.items() if kind} | {f"train/cats/{number:03d}.jpg" for number in (0, 1, 2, 3, 4)} | {""}
-    assert report["findings"][0]["kind"] == "leak" and list(table) == check._COLUMNS and len(table) == len(report["findings"])
+    assert report["findings"][0]["kind"] == "leak" and list(table) == COLUMNS and len(table) == len(report["findings"])
     for kind in set(kinds.values()) - {None}: assert f"{kind} (" in done.stdout, kind
     assert "\x1b" not in done.stdout
     assert report["files"] == sum(1 for path in folder.rglob("*") if not path.is_dir() and path.name[0] != ".")

@@ -435,7 +435,7 @@ def test_strips_are_read_by_all(size, tmp_path):
     spec = ImageSpec(("a", "b"), size=96)
     assert (prepare_image(strip, spec) == (90, 120, 30)).all() and (prepare_image(Image.open(strip), spec) == (90, 120, 30)).all()
     assert max(scale_down(open_image(strip), 96).size) <= 20 * 1.5 * 96
-    assert {kind for kind, _ in examine(strip).troubles} <= {"one colour"}
+    assert {kind for kind, _ in examine(strip).troubles} == {"one colour"}
     find_duplicates([strip, tmp_path / "d/train/a/0.png"])
     data = ImageDataset([strip], [0], spec, augment=True)
     for epoch in range(5):
@@ -496,8 +496,8 @@ def test_memory_of_hostile_images(tmp_path):
     assert int(done.stdout) < _MEMORY / 2**20, "megabytes beyond what a tiny image takes"
 
 
-def test_what_needs_more_is_refused_by_all(tmp_path):
-    "The size in the header of a WebP file is enough; nothing is decoded."
+def test_what_needs_more_is_refused(tmp_path):
+    "The size that Pillow takes from the header is enough; nothing is decoded."
     file = io.BytesIO()
     Image.new("RGB", (8, 8)).save(file, format="WEBP", lossless=True)
     image = Image.open(file)
