@@ -901,7 +901,7 @@ def restore_files(
 def _groups_of_copies(
     findings: pd.DataFrame, # of `check_folder`
 ) -> list[dict[str, tuple[str, str]]]: # of each group: file -> class and side
-    "The files that show one picture, as the pairs that were found connect them."
+    "The files that show one image, as the pairs that were found connect them."
     group_of = {}
     def group(row, end):
         file = row[f"{end}file"]

@@ -146,7 +146,7 @@ def replace_folder(
     path: Path, # an existing folder
     write: Callable[[Path], None], # fills a folder
 ) -> Path: # `path`
-    """Put another folder in the place of one that is there; whatever fails, the older one stays.
+    """Put another folder in the place of one that is there; if anything fails, the older one stays.
 
     After a kill between two renames the older one lies beside it, called `NAME.old-` and some digits."""
     part, gone = _part(path), _part(path)
@@ -311,8 +311,8 @@ def csv_text(
     return table.assign(**text).to_csv(index=False, lineterminator="\n")
 
 def csv_value(
-    cell: str, # as it stands in a file
-) -> str: # as it stood in the table
+    cell: str, # as it is in a file
+) -> str: # as it was in the table
     "What a text of `csv_text` was before it got an apostrophe."
     return cell.removeprefix("'") if _FORMULA.match(cell) else cell
 

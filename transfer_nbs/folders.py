@@ -200,8 +200,8 @@ def find_troubles(
     layout: Layout, # of `read_layout`
     *,
     parts: int | None = None, # sides to divide the images among; None: two, or one if the folder is split
-) -> list[_Trouble]: # empty where nothing stands in the way
-    "All that stands in the way of training on a folder."
+) -> list[_Trouble]: # empty where nothing prevents training
+    "All that prevents training on a folder."
     split = "" not in layout.paths
     learned = "train" if split else ""
     train = layout.images.get(learned, {})
@@ -362,7 +362,7 @@ def trainable_layout(
 ) -> Layout:
     """What a folder holds, if it can be trained on; what is left out is named in warnings.
 
-    Raises ValueError that names what stands in the way, FileNotFoundError where there is no such folder."""
+    Raises ValueError that names what prevents it, FileNotFoundError where there is no such folder."""
     layout = read_layout(folder)
     troubles = find_troubles(layout, parts=parts)
     def place(trouble): return layout.paths.get(trouble.side, layout.folder)

@@ -311,7 +311,7 @@ def _ground(
         visible += np.count_nonzero(alpha)
         dark += np.count_nonzero((255 - darkest) * alpha > _STANDS_OUT * 255)
         clear = clear or bool((alpha < 255).any())
-        if dark * _VISIBLE >= pixels: return "white"  # whatever the rest holds
+        if dark * _VISIBLE >= pixels: return "white"
     return "black" if clear and visible and dark * _VISIBLE < visible else "white"
 
 # %% ../nbs/61_images.ipynb #images-61

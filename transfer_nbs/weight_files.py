@@ -186,7 +186,7 @@ def _prefixes(
     tensors: dict[str, torch.Tensor], # of a file
     own: dict[str, torch.Tensor], # the network's tensors
 ) -> list[str]: # in the order of the file
-    "What stands before the name of the network's first tensor, wherever that is found."
+    "What precedes the name of the network's first tensor, in each place where that is found."
     first = next(iter(own))
     found = [name for name in tensors if name == first or name.endswith("." + first)]
     return [name.removesuffix(first) for name in found]
@@ -202,7 +202,7 @@ def find_network(
     *,
     source: str = "the weights", # what to call the file in an error
 ) -> Found: # where nothing fits, what comes nearest
-    """Find a network's tensors in a file, behind whatever prefix they stand.
+    """Find a network's tensors in a file, behind any prefix.
 
     Raises ValueError where the network is there more than once and it can't be told which one is meant."""
     bare = {_without_wrappers(name): value for name, value in tensors.items()}
