@@ -146,7 +146,7 @@ def test_interrupt_finishes_the_epoch(figures, left_alone, tmp_path):
 def test_goes_on_without_room_for_the_cache(figures, table, halfway, left_alone, tmp_path, monkeypatch):
     "Decoded pictures and features were kept on disk when it began, and can't be any more."
     monkeypatch.setattr("transfer_nbs.cache.user_cache_path", lambda name: tmp_path / "cache")
-    monkeypatch.setattr("transfer_nbs.cache.CACHE_GB", 0)
+    monkeypatch.setattr("transfer_nbs.cache._CACHE_GB", 0)
     fit_bundle(SETTINGS, table, figures, out=halfway, say=lambda line: None)
     assert {path.name.split("-")[0] for path in (tmp_path / "cache" / "computed").iterdir()} <= {"precision"}  # some bytes
     assert_same_weights(halfway, left_alone[0])
