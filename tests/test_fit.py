@@ -23,7 +23,7 @@ from transfer_nbs.bundle import _digest, load_bundle
 from transfer_nbs.clothes import make_clothes
 from transfer_nbs.compare import CompareSettings
 from transfer_nbs.recipes import RECIPES, train_recipe
-from transfer_nbs.split import split_hash
+from transfer_nbs.folders import split_hash
 from transfer_nbs.files import claim
 from transfer_nbs.split import split_folder
 from transfer_nbs.training_run import DivergedError

@@ -36,7 +36,7 @@ from .views import ImageSpec
 from .files import claim, content_hash, replace_folder, write_folder
 from .inference import AnyImage, as_images, forget_copy, image_logits
 from .intervals import accuracy_interval
-from .split import images_digest, split_hash
+from .folders import images_digest, split_hash
 from .training import Recipe
 from .weight_files import check_numbers, weights_file, weights_name
 

@@ -42,9 +42,9 @@ from .intervals import accuracy_interval, compare_with_best
 from .recipes import RECIPES, check_recipes, find_recipe, image_spec, train_recipe
 from .run_folder import (TABLES, class_recall, open_run, read_record, read_result, read_run,
                                      valid_classes)
-from .split import split_hash
+from .folders import split_hash
 from .settings import TrainSettings
-from .split import images_digest
+from .folders import images_digest
 from .time_left import TimeLeft
 from .training import Recipe
 from .training_run import DivergedError

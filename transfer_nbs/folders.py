@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['IMAGE_EXTENSIONS', 'class_folders', 'side_of', 'side_folders', 'classes_of', 'Layout', 'sort_files', 'read_layout',
-           'find_troubles', 'trainable_layout', 'find_images', 'naming_broken']
+           'find_troubles', 'trainable_layout', 'find_images', 'naming_broken', 'content_hashes', 'images_digest',
+           'split_hash']
 
 # %% ../nbs/53_folders.ipynb #folders-05
 import os
@@ -15,12 +16,17 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import pandas as pd
+
+from .cache import CacheFullError, cached
 from .console import in_threads, listed, one_line
-from .files import files_below
+from .files import content_hash, file_stamps, files_below
 from .images import open_image
 
 # %% ../nbs/53_folders.ipynb #cell-14
@@ -423,3 +429,31 @@ def naming_broken(
         command = shlex.join(["transfer_check", str(folder)])
         raise ValueError(f"{folder}: {len(broken)} images can't be read: {names}; {command} says why, and "
                          "with --quarantine DIR moves broken ones away") from error
+
+# %% ../nbs/53_folders.ipynb #97f9b5f9
+def content_hashes(
+    files: list[Path],  # any
+) -> list[str]:  # 64 hexadecimal digits each
+    "`content_hash` of each file, looked up where these files were read before."
+    def compute(): return list(in_threads(content_hash, files, "reading files"))
+    def write(folder): np.save(folder / "hashes.npy", np.array(compute()))
+    def read(folder): return np.load(folder / "hashes.npy").tolist()
+    try: return cached("hashes", file_stamps(files), write, megabytes=lambda: 0.0003 * len(files), read=read)
+    except CacheFullError: return compute()
+
+
+def images_digest(
+    table: pd.DataFrame,  # columns file (relative to `folder`), class and split
+    folder: str | Path,  # what the files are relative to
+) -> str:  # 64 hexadecimal digits
+    "A digest of which images are used for what, in the table's order: by name, class, split and content."
+    hashes = content_hashes([Path(folder) / file for file in table["file"]])
+    rows = table[["file", "class", "split"]].assign(hash=hashes)
+    return sha256(rows.to_csv(index=False, lineterminator="\n").encode(errors="surrogateescape")).hexdigest()
+
+
+def split_hash(
+    table: pd.DataFrame,  # columns file, class and split
+) -> str:  # 64 hexadecimal digits
+    "A digest of which files are trained on and which are validated on."
+    return sha256(table.to_csv(index=False).encode(errors="surrogateescape")).hexdigest()

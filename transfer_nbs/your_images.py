@@ -32,7 +32,7 @@ from .hardware import choose_device, choose_precision, keep_freed_memory
 from .recipes import RECIPES, build_model, check_recipes, image_spec, train_recipe
 from .review import write_review
 from .run_folder import read_record, read_run
-from .split import images_digest, split_hash
+from .folders import images_digest, split_hash
 from .training_run import DivergedError
 from .weight_files import usual_size, weights_file
 
