@@ -288,7 +288,7 @@ def test_the_commonest_class_stands_beside_the_accuracies(capsys, tmp_path):
     status, lines = status_and_lines(capsys, images, out=out)
     assert status == 0 and "always answering common would be right in 90.0%" in lines
     assert any(line.startswith("recall of each class with ") and "common " in line and "rare " in line for line in lines)
-    (results, correct), summary = read_run(out), pd.read_csv(out / "summary.csv").set_index("recipe")
+    (_, correct), summary = read_run(out), pd.read_csv(out / "summary.csv").set_index("recipe")
     rare = np.array([file.startswith("rare") for file in pd.read_csv(out / "split.csv").query("split == 'valid'")["file"]])
     for name, right in correct.items(): assert summary.balanced_accuracy[name] == pytest.approx((right[:, rare].mean() + right[:, ~rare].mean()) / 2)
     with patch("transfer_nbs.compare.plot_compare", wraps=plot_compare) as plot: write_tables(out)

@@ -39,7 +39,8 @@ from .views import ImageSpec
 from .discriminative_lr import discriminative_bn_frozen, discriminative_bn_trainable, update_lr
 from .feature_extractor import count_trainable, feature_extractor, freeze, snapshot, unfreeze, verify_frozen
 from .review import write_review
-from .folders import find_images, open_image
+from .folders import find_images
+from .images import open_image
 from .split import split_folder, split_images
 from .hardware import choose_device, choose_precision, describe_environment
 from .chart import plot_history
