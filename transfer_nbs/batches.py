@@ -31,14 +31,16 @@ from .views import STORED, ImageSpec, centre_view, draw_views, normalize, random
 
 # %% ../nbs/64_batches.ipynb #new-92508822
 class ImageStore:
-    "Images decoded and scaled once, then read from a mapped file; decoded each time where there is no room for it."
+    """Images decoded and scaled once, then read from a mapped file.
+
+    They are decoded each time where there is no room for the file."""
     def __init__(
         self,
         files: list[str],  # images
         *,
         size: int,  # of the model, pixels
         crops: bool,  # whether random crops are to be taken, or the fixed view
-        ranges: Ranges | None = None,  # black and white of more than 8 bits a channel; None: each image its own
+        ranges: Ranges | None = None,  # black and white; None: each image its own
         keep: bool = True,  # False: decode each time
     ):
         self.files, self.keep, self.ranges = files, keep, ranges
@@ -56,7 +58,7 @@ class ImageStore:
         shapes = []
         with (ThreadPoolExecutor() as pool, open(folder / "pixels.bin", "wb") as pixels,
               progress_bar(total=len(self.files), desc="decoding", unit="image") as progress):
-            for start in range(0, len(self.files), 64):  # so that no more than these wait for a slow disk
+            for start in range(0, len(self.files), 64):  # no more than these wait for a slow disk
                 for image in pool.map(self._decode, self.files[start:start + 64]):
                     shapes.append(image.shape[:2])
                     pixels.write(image.tobytes())
@@ -81,7 +83,8 @@ class ImageStore:
         indices: list[int],  # which images
     ) -> list[np.ndarray]:  # (height, width, 3) of uint8 each
         "Some of the images. The file is mapped for as long as they are in use, and no longer."
-        return self.stored.read(indices) if self.stored else [self._decode(self.files[index]) for index in indices]
+        if self.stored: return self.stored.read(indices)
+        return [self._decode(self.files[index]) for index in indices]
 
 
 class Stored:
@@ -89,27 +92,32 @@ class Stored:
     def __init__(self, folder: Path):
         self.folder, self.shapes = folder, np.load(folder / "shapes.npy")
         self.begins = np.concatenate([[0], np.cumsum(3 * self.shapes.prod(1))])
-        self.file = open(folder / "pixels.bin", "rb")  # outlives its name: the cache may be deleted at any time
+        self.file = open(folder / "pixels.bin", "rb")  # outlives its name: the cache may be deleted
 
     def read(self, indices: list[int]) -> list[np.ndarray]:
         still_used(self.folder)
         pixels = np.memmap(self.file, np.uint8, mode="c")
-        return [pixels[self.begins[i]:self.begins[i + 1]].reshape(*self.shapes[i], 3) for i in indices]
+        def image(i): return pixels[self.begins[i]:self.begins[i + 1]].reshape(*self.shapes[i], 3)
+        return [image(i) for i in indices]
 
 # %% ../nbs/64_batches.ipynb #layout-21
 def decode_images(
     table: pd.DataFrame,  # columns file, class, split
     folder: str | Path,  # what the files are relative to
-    spec: ImageSpec,  # size of the model, and black and white of images with more than 8 bits
+    spec: ImageSpec,  # size of the model, black and white
 ) -> None:
-    """Decode all images of a table now, into the store where there is room, and those of a test split too.
+    """Decode all images of a table now, those of a test split too.
 
+    They go into the store where there is room, apart from the test split's.
     Raises ValueError that names all that can't be decoded."""
-    files = {split: [str(Path(folder) / file) for file in rows["file"]] for split, rows in table.groupby("split")}
+    files = {}
+    for split, rows in table.groupby("split"):
+        files[split] = [str(Path(folder) / file) for file in rows["file"]]
     def look(file): open_image(file)  # keeps nothing
     with naming_broken(sum(files.values(), []), folder):
         for split, paths in files.items():
-            store = ImageStore(paths, size=spec.size, crops=split == "train", ranges=spec.ranges)
+            crops = split == "train"
+            store = ImageStore(paths, size=spec.size, crops=crops, ranges=spec.ranges)
             if split == "test" or not store.stored: list(in_threads(look, paths, "reading images"))
 
 # %% ../nbs/64_batches.ipynb #new-37875355
@@ -121,16 +129,17 @@ class ImageDataset(Dataset):
         labels: list[int],  # index of the class of each
         spec: ImageSpec,  # size and normalisation
         *,
-        augment: bool | v2.Transform,  # True: random crops and mirroring; False: the fixed view; or a transform of yours
+        augment: bool | v2.Transform,  # random crops and flips, the fixed view, or your own
         seed: int = 0,  # of what is random, 0 or more
         keep: bool = True,  # whether to decode each image once and keep it on disk
     ):
-        if len(files) != len(labels): raise ValueError(f"{len(files)} files, {len(labels)} labels; give one for each")
+        if len(files) != len(labels):
+            raise ValueError(f"{len(files)} files, {len(labels)} labels; give one for each")
         if seed < 0: raise ValueError(f"seed is {seed}; it must be 0 or more")
         self.files, self.labels = [str(file) for file in files], torch.as_tensor(labels)
         self.spec, self.augment, self.seed = spec, augment, seed
-        crops = augment is not False
-        self.pictures = ImageStore(self.files, size=spec.size, crops=crops, ranges=spec.ranges, keep=keep)
+        options = dict(size=spec.size, crops=augment is not False, ranges=spec.ranges, keep=keep)
+        self.pictures = ImageStore(self.files, **options)
         self.set_epoch(0)
 
     def set_epoch(
@@ -139,7 +148,8 @@ class ImageDataset(Dataset):
     ) -> None:
         "Choose the epoch whose random crops and flips are used from now on."
         self.epoch = epoch
-        self.draws = draw_views(len(self), seed=self.seed, epoch=epoch) if self.augment is True else None
+        self.draws = None
+        if self.augment is True: self.draws = draw_views(len(self), seed=self.seed, epoch=epoch)
 
     def view_key(
         self,
@@ -156,36 +166,45 @@ class ImageDataset(Dataset):
     def __getitem__(
         self,
         indices: int | Sequence[int],  # one image, or those of a batch
-    ) -> tuple[torch.Tensor, torch.Tensor]:  # images (N, 3, size, size), channels last, labels (N,); of one, without N
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # images (N, 3, size, size) and labels (N,)
+        "Images, channels last in memory, and labels; of a single image, both without the N."
         if isinstance(indices, int): return tuple(part[0] for part in self[[indices]])
         pictures, labels = self.pictures(indices), self.labels[list(indices)]
-        if not isinstance(self.augment, bool): return self._transformed(pictures, indices), labels
+        if not isinstance(self.augment, bool):
+            return self._transformed(pictures, indices), labels
         size = self.spec.size
         images = torch.empty(len(indices), size, size, 3, dtype=torch.uint8)
         if self.augment:
             draws = self.draws[list(indices)]
-            boxes = random_crops(np.array([picture.shape[:2] for picture in pictures]), draws)
+            shapes = np.array([picture.shape[:2] for picture in pictures])
+            boxes = random_crops(shapes, draws)
             _in_parts(partial(_cut_crops, pictures, boxes, images), len(indices))
             mirrored = torch.from_numpy(draws[:, -1] < 0.5)
             images[mirrored] = images[mirrored].flip(2)
         else:
-            for image, picture in zip(images, pictures): image.copy_(torch.from_numpy(picture))
+            for image, picture in zip(images, pictures):
+                image.copy_(torch.from_numpy(picture))
         return normalize(images, self.spec), labels
 
     def _transformed(self, pictures: list[np.ndarray], indices: Sequence[int]) -> torch.Tensor:
-        "What a transform of the user's makes of images, its random numbers drawn for each from (seed, epoch, index)."
+        """What a transform of the user's makes of images.
+
+        Its random numbers are drawn for each image from (seed, epoch, index)."""
         images, shape = [], (3, self.spec.size, self.spec.size)
         with torch.random.fork_rng(devices=[]):
             for index, picture in zip(indices, pictures):
-                torch.manual_seed(int(np.random.SeedSequence([self.seed, self.epoch, index]).generate_state(1)[0]))
+                own = np.random.SeedSequence([self.seed, self.epoch, index])
+                torch.manual_seed(int(own.generate_state(1)[0]))
                 images.append(self.augment(Image.fromarray(picture)))
                 if not isinstance(images[-1], torch.Tensor) or images[-1].shape != shape:
-                    raise ValueError(f"the transform gives {_describe(images[-1])}, and must give a tensor {shape}")
+                    given = _describe(images[-1])
+                    raise ValueError(f"the transform gives {given}, and must give a tensor {shape}")
         return torch.stack(images).contiguous(memory_format=torch.channels_last)
 
 
 def _describe(value: object) -> str:
-    return f"a tensor {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+    if isinstance(value, torch.Tensor): return f"a tensor {tuple(value.shape)}"
+    return type(value).__name__
 
 # %% ../nbs/64_batches.ipynb #0ffb2bf3
 def _cut_crops(
@@ -197,8 +216,10 @@ def _cut_crops(
     "Cut crops out of images and scale them to the size of the model."
     for i in part:
         top, left, height, width = boxes[i]
-        crop = torch.from_numpy(pictures[i][top:top + height, left:left + width]).permute(2, 0, 1)[None]
-        images[i] = F.interpolate(crop, images.shape[1:3], mode="bilinear", antialias=True)[0].permute(1, 2, 0)
+        cut = pictures[i][top:top + height, left:left + width]
+        crop = torch.from_numpy(cut).permute(2, 0, 1)[None]
+        scaled = F.interpolate(crop, images.shape[1:3], mode="bilinear", antialias=True)
+        images[i] = scaled[0].permute(1, 2, 0)
 
 # %% ../nbs/64_batches.ipynb #a6ad732a
 def _in_parts(
@@ -217,16 +238,19 @@ def _pool(cores: int) -> ThreadPoolExecutor: return ThreadPoolExecutor(cores)
 
 # %% ../nbs/64_batches.ipynb #new-88113293
 class ShuffledBatches(Sampler):
-    "The images of each batch in random order, the same for a seed and epoch; a last batch of one is left out."
+    """The images of each batch in random order, the same for a seed and epoch.
+
+    A last batch of one image is left out."""
     def __init__(
         self,
         count: int,  # of images
         batch_size: int,  # 2 or more
         *,
         seed: int,  # 0 or more
-        chances: np.ndarray | None = None,  # (count,) of each image, drawn with replacement; None: each once an epoch
+        chances: np.ndarray | None = None,  # (count,), to draw with replacement; None: each once
     ):
-        self.count, self.batch_size, self.seed, self.epoch, self.chances = count, batch_size, seed, 0, chances
+        self.count, self.batch_size, self.chances = count, batch_size, chances
+        self.seed, self.epoch = seed, 0
 
     def __len__(self): return max(1, (self.count + self.batch_size - 2) // self.batch_size)
 
@@ -234,7 +258,9 @@ class ShuffledBatches(Sampler):
         dice = np.random.default_rng([self.seed, self.epoch, self.count])
         if self.chances is None: order = dice.permutation(self.count).tolist()
         else: order = dice.choice(self.count, self.count, p=self.chances).tolist()
-        for number in range(len(self)): yield order[number * self.batch_size:(number + 1) * self.batch_size]
+        for number in range(len(self)):
+            start = number * self.batch_size
+            yield order[start:start + self.batch_size]
 
 
 def equal_chances(
@@ -246,10 +272,13 @@ def equal_chances(
 
 
 def start_epoch(
-    loader: DataLoader,  # of `make_loaders`; the one for validation has nothing random in it and stays as it is
+    loader: DataLoader,  # of `make_loaders`
     epoch: int,  # 0 or more
 ) -> None:
-    "Set order and augmentation of one epoch: they follow from the seeds and the epoch, not from what was loaded before."
+    """Set order and augmentation of one epoch.
+
+    They follow from the seeds and the epoch, not from what was loaded before. The loader for
+    validation has nothing random in it and stays as it is."""
     if not isinstance(loader.sampler, ShuffledBatches): return
     loader.dataset.set_epoch(epoch)
     loader.sampler.epoch = epoch
@@ -261,8 +290,10 @@ def batch_loader(
     *,
     num_workers: int = 0,  # processes that make batches
 ) -> DataLoader:  # of whole batches, as the dataset makes them
-    "Batches of a dataset, in a given order; going through them draws nothing from torch's global generator."
-    if num_workers: _ = dataset.pictures.stored  # or each of them would decode the images for itself
-    own = torch.Generator()  # without it each pass would draw a number, and dropout would see others
+    """Batches of a dataset, in a given order.
+
+    Going through them draws nothing from torch's global generator."""
+    if num_workers: _ = dataset.pictures.stored  # or each worker would decode the images for itself
+    own = torch.Generator()  # without it each pass would draw a number, and dropout others
     return DataLoader(dataset, sampler=batches, batch_size=None, num_workers=num_workers,
                       pin_memory=torch.cuda.is_available(), generator=own)

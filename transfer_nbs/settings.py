@@ -11,7 +11,7 @@ from dataclasses import dataclass
 # %% ../nbs/66_settings.ipynb #settings-10
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    "All that decides the numbers of a training run, apart from the recipe, the seed and the images."
+    "All that decides the numbers of a training run, apart from recipe, seed and images."
     epochs: int = 2  # in all, divided among the phases of a recipe
     size: int = 96  # height and width that the network sees, pixels
     batch_size: int = 16  # images for each step; 2 or more
@@ -24,9 +24,13 @@ class TrainSettings:
     def __post_init__(self):
         for name in ("epochs", "size", "lr"): self.check_positive(name)
         if self.batch_size < 2:
-            raise ValueError(f"batch_size is {self.batch_size}: a BN layer can't train on single images, so give 2 or more")
-        # below 32 pixels a strided convolution gets single pixels, and in bfloat16 PyTorch makes its gradient of stale memory
-        if self.size < 32: raise ValueError(f"size is {self.size}: most networks divide it by 32, so give 32 or more")
+            remedy = "a BN layer can't train on single images, so give 2 or more"
+            raise ValueError(f"batch_size is {self.batch_size}: {remedy}")
+        # Below 32 pixels a strided convolution gets single pixels. In bfloat16, PyTorch makes the
+        # gradient of those of stale memory.
+        if self.size < 32:
+            remedy = "most networks divide it by 32, so give 32 or more"
+            raise ValueError(f"size is {self.size}: {remedy}")
 
     def check_positive(self, name: str) -> None:
         "Raise ValueError where a setting isn't a number above 0."

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import accumulate
 
 import pandas as pd
 import torch
@@ -36,8 +37,12 @@ def check_groups(
     counts = Counter(id(parameter) for group in groups for parameter in group)
     twice = sorted({names.get(key, "unknown") for key, count in counts.items() if count > 1})
     missing = [name for key, name in names.items() if key not in counts]
-    if twice: raise ValueError(f"parameters in two groups: {', '.join(twice[:4])}; a group must not share any")
-    if missing: raise ValueError(f"parameters in no group: {', '.join(missing[:4])}; put each into one group")
+    if twice:
+        some = ", ".join(twice[:4])
+        raise ValueError(f"parameters in two groups: {some}; a group must not share any")
+    if missing:
+        some = ", ".join(missing[:4])
+        raise ValueError(f"parameters in no group: {some}; put each into one group")
     return groups
 
 # %% ../nbs/65_training_run.ipynb #cell-27
@@ -47,8 +52,8 @@ def divide_epochs(
 ) -> list[int]:  # epochs of each phase
     "Whole epochs for each phase, in proportion to their shares."
     if epochs < 1: raise ValueError(f"can't train for {epochs} epochs: use 1 or more")
-    total = sum(phase.share for phase in phases)
-    ends = [int(epochs * sum(p.share for p in phases[:i + 1]) / total + 1e-9) for i in range(len(phases))]
+    shares = list(accumulate(phase.share for phase in phases))
+    ends = [int(epochs * share / shares[-1] + 1e-9) for share in shares]
     return [end - start for start, end in zip([0, *ends], ends)]
 
 # %% ../nbs/65_training_run.ipynb #compare-5
@@ -63,7 +68,8 @@ class DivergedError(ValueError):
         history: list[dict],  # a row for each epoch, the last one included
     ):
         remedy = f"try a smaller --lr, such as {min(lr / 10, 0.004):g}"
-        super().__init__(f"{what} is no finite number after epoch {epoch} at learning rate {lr:g}: {remedy}")
+        when = f"after epoch {epoch} at learning rate {lr:g}"
+        super().__init__(f"{what} is no finite number {when}: {remedy}")
         self.epoch, self.lr, self.history = epoch, lr, history
         self.trained = None  # for who trained the model to add what came out
 
@@ -76,8 +82,9 @@ def check_finite(
 ) -> None:
     "Raise DivergedError where the last epoch ended in a loss or a weight that is no finite number."
     last = history[-1]
+    weights = model.state_dict().values()
     finite = {"the training loss": math.isfinite(last["train_loss"]),
-              "a weight": all(bool(value.isfinite().all()) for value in model.state_dict().values()),
+              "a weight": all(bool(value.isfinite().all()) for value in weights),
               "the validation loss": math.isfinite(last["valid_loss"])}
     for what, fine in finite.items():
         if not fine: raise DivergedError(what, epoch=last["epoch"], lr=lr, history=history)
@@ -88,17 +95,19 @@ class RunOptions:
     "What a training run may be given besides model, images and recipe."
     seed: int = 0  # of all that is random in training, such as dropout
     precision: Precision | None = None  # None: choose for the model's device
-    features: FeatureStore | None = None  # what a frozen backbone makes of the images, computed once; None: in each epoch
+    features: FeatureStore | None = None  # of frozen backbones; None: computed in each epoch
     progress: tqdm | None = None  # a progress bar to move on by each image; None: show one
-    evaluations: list | None = None  # gets the evaluation of each epoch, where one wants more than its row
-    class_weights: torch.Tensor | None = None  # (classes,), how much an image of each counts; None: all alike
-    after_epoch: Callable[[dict], bool] | None = None  # given all that is needed to go on from here; whether to stop
-    resume: dict | None = None  # what `after_epoch` was given once, with the same other options; None: begin
+    evaluations: list | None = None  # gets the evaluation of each epoch
+    class_weights: torch.Tensor | None = None  # (classes,), how much an image counts; None: all alike
+    after_epoch: Callable[[dict], bool] | None = None  # given all needed to go on; whether to stop
+    resume: dict | None = None  # what `after_epoch` was given, with the same options; None: begin
 
 # %% ../nbs/65_training_run.ipynb #cdb6c17e
 def _random_state(device: torch.device) -> list[torch.Tensor]:
     "Of torch's generators: the CPU's, and the GPU's where there is one."
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+    states = [torch.get_rng_state()]
+    if device.type == "cuda": states.append(torch.cuda.get_rng_state(device))
+    return states
 
 
 def _set_random_state(states: list[torch.Tensor], device: torch.device) -> None:
@@ -106,8 +115,12 @@ def _set_random_state(states: list[torch.Tensor], device: torch.device) -> None:
     if device.type == "cuda": torch.cuda.set_rng_state(states[1], device)
 
 
+def _follows_batches(body: nn.Module) -> bool:
+    "Whether BN layers of a backbone are in train mode."
+    return any(layer.training for layer in body.modules() if isinstance(layer, _BatchNorm))
+
 class TrainingRun:
-    "The state of a training run: how it computes, what is over, and what a frozen backbone spares it."
+    "The state of a training run: how it computes, what is over, what a frozen backbone spares it."
     def __init__(
         self,
         model: nn.Module,  # images to logits; with `.body` and `.head` where features are stored
@@ -120,7 +133,8 @@ class TrainingRun:
         if self.precision.channels_last: model.to(memory_format=torch.channels_last)
         weights, resume = options.class_weights, options.resume
         self.class_weights = None if weights is None else weights.to(self.device)
-        self.history, self.phase, self.end = list(resume["history"]) if resume else [], 0, 0
+        self.history = list(resume["history"]) if resume else []
+        self.phase, self.end = 0, 0
         if resume: model.load_state_dict(resume["model"])
 
     @property
@@ -133,27 +147,34 @@ class TrainingRun:
         images = sum(len(loader.dataset) for loader in loaders)
         own = dict(total=epochs * images, initial=len(self.history) * images, unit="image")
         shown = progress_bar(**own) if progress is None else nullcontext(progress)
-        with shown as self.progress, torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+        gpus = [self.device] if self.device.type == "cuda" else []
+        with shown as self.progress, torch.random.fork_rng(devices=gpus):
             torch.manual_seed(self.options.seed)
             if resume: _set_random_state(resume["random"], self.device)
             yield
 
     def next_phase(self, length: int) -> bool:
         "Whether anything of the next phase, of so many epochs, is still to be trained."
-        self.phase, self.done = self.phase + 1, max(0, min(length, len(self.history) - self.end))  # by an earlier run
+        self.phase += 1
+        self.done = max(0, min(length, len(self.history) - self.end))  # by an earlier run
         self.end += length
         return self.done < length
 
     def start_phase(self, recipe, optimizer: torch.optim.Optimizer, schedule: LRScheduler) -> None:
-        "Set the mode, and take up what an earlier run left in the middle of a phase. Raises ValueError as `fit` does."
+        """Set the mode, and take up what an earlier run left in the middle of a phase.
+
+        Raises ValueError as `fit` does."""
         self.optimizer, self.schedule = optimizer, schedule
         self.model.train()  # a backbone in train mode is no function, unless its BN layers refuse
         held = recipe.bn in ("weights", "frozen")
-        if held and any(layer.training for layer in self.model.body.modules() if isinstance(layer, _BatchNorm)):
-            raise ValueError(f"{recipe.name} holds the BN layers of the body, and this model's are in train mode: "
-                             f"call set_bn_policy(model.body, {recipe.bn!r}) first")
+        if held and _follows_batches(self.model.body):
+            remedy = f"call set_bn_policy(model.body, {recipe.bn!r}) first"
+            raise ValueError(f"{recipe.name} holds the BN layers of the body, "
+                             f"and this model's are in train mode: {remedy}")
         features, ways = self.options.features, (self.precision, self.precision.exact)
-        self.frozen = {way: features.open(self.model.body, precision=way) if features else None for way in ways}
+        self.frozen = dict.fromkeys(ways)
+        if features:
+            for way in self.frozen: self.frozen[way] = features.open(self.model.body, precision=way)
         if not self.done: return
         optimizer.load_state_dict(self.options.resume["optimizer"])
         schedule.load_state_dict(self.options.resume["schedule"])
@@ -170,10 +191,11 @@ class TrainingRun:
 
     @contextmanager
     def training_on(self, loader: DataLoader) -> Iterator[tuple[nn.Module, Iterable]]:
-        "What is to be trained in the next epoch, and on which batches; made quick for a `with` block."
+        "What to train in the next epoch, and on which batches; made quick for a `with` block."
         part, batches = self._seen(loader, self.precision)
         start_epoch(loader, len(self.history))
-        with frozen_weights_cast(part, self.precision), quick_depthwise(part, self.precision): yield part, batches
+        with frozen_weights_cast(part, self.precision), quick_depthwise(part, self.precision):
+            yield part, batches
 
     def evaluating_on(self, loader: DataLoader) -> tuple[nn.Module, Iterable]:
         "What is to be evaluated after an epoch, and on which batches."
@@ -182,10 +204,14 @@ class TrainingRun:
     def end_epoch(self, train: tuple[float, float], valid: tuple) -> bool:  # whether to stop
         "Keep loss and accuracy of an epoch. Raises DivergedError where they are no finite numbers."
         if self.options.evaluations is not None: self.options.evaluations.append(valid)
-        row = dict(phase=self.phase, epoch=len(self.history) + 1, train_loss=train[0], train_accuracy=train[1])
-        self.history.append({**row, "valid_loss": valid[0], "valid_accuracy": valid[1]})
+        row = dict(phase=self.phase, epoch=len(self.history) + 1)
+        row.update(train_loss=train[0], train_accuracy=train[1])
+        row.update(valid_loss=valid[0], valid_accuracy=valid[1])
+        self.history.append(row)
         check_finite(self.history, self.model, lr=self.lr)
         if self.options.after_epoch is None: return False
         parts = dict(model=self.model, optimizer=self.optimizer, schedule=self.schedule)
-        states = {name: part.state_dict() for name, part in parts.items()}
-        return bool(self.options.after_epoch(dict(history=list(self.history), **states, random=_random_state(self.device))))
+        state = {"history": list(self.history)}
+        state.update({name: part.state_dict() for name, part in parts.items()})
+        state["random"] = _random_state(self.device)
+        return bool(self.options.after_epoch(state))

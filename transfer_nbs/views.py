@@ -21,54 +21,62 @@ from .images import Ranges
 def _checked_ranges(
     ranges: Ranges | dict,  # or what became of them in JSON
 ) -> Ranges:
-    "Raise ValueError where ranges of black and white aren't two numbers each, the first below the second."
+    "Raise ValueError where a range isn't two numbers, the first below the second."
     if isinstance(ranges, dict):
-        if set(ranges) != set(Ranges._fields): raise ValueError(f"ranges is {ranges}; give {' and '.join(Ranges._fields)}")
+        if set(ranges) != set(Ranges._fields):
+            raise ValueError(f"ranges is {ranges}; give {' and '.join(Ranges._fields)}")
         ranges = Ranges(**ranges)
     for name, values in zip(Ranges._fields, ranges):
         if values is None: continue
         pair = isinstance(values, (list, tuple)) and len(values) == 2
         numbers = pair and all(type(value) in (int, float) for value in values)
         if not numbers or not -math.inf < values[0] < values[1] < math.inf:
-            raise ValueError(f"ranges of {name} is {values}; give black and white, two numbers, the first below the second")
+            remedy = "give black and white, two numbers, the first below the second"
+            raise ValueError(f"ranges of {name} is {values}; {remedy}")
     return Ranges(*(values and tuple(map(float, values)) for values in ranges))
 
 
 def _checked_colours(name: str, values: tuple) -> None:
     fine = len(values) == 3 and all(math.isfinite(value) for value in values)
     if not fine or name == "std" and min(values) <= 0:
-        raise ValueError(f"{name} is {values}; give three numbers for red, green and blue, a std above 0")
+        remedy = "give three numbers for red, green and blue, a std above 0"
+        raise ValueError(f"{name} is {values}; {remedy}")
 
 # %% ../nbs/63_views.ipynb #views-11
 @dataclass(frozen=True)
 class ImageSpec:
-    "What a model must know about its images: names of the classes, size, normalisation, black and white."
+    "What a model must know about its images: class names, size, normalisation, black and white."
     class_names: tuple[str, ...]  # position = index of the class in the model's output
     size: int = 224  # height and width of the model's input, in pixels
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of red, green, blue in [0, 1]; ImageNet's
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of red, green, blue; ImageNet's
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)  # likewise
-    ranges: Ranges | None = None  # black and white of more than 8 bits, from `find_ranges`; None: each image its own
+    ranges: Ranges | None = None  # black and white, from `find_ranges`; None: each image its own
 
     def __post_init__(self):
         for name in ("class_names", "mean", "std"):
             values = getattr(self, name)
             if isinstance(values, str): raise ValueError(f"{name} is {values!r}; give a list")
-            object.__setattr__(self, name, tuple(values if name == "class_names" else map(float, values)))
+            if name != "class_names": values = map(float, values)
+            object.__setattr__(self, name, tuple(values))
         names = self.class_names
-        if len(names) < 2 or len(set(names)) < len(names) or not all(isinstance(name, str) and name for name in names):
+        named = all(isinstance(name, str) and name for name in names)
+        if len(names) < 2 or len(set(names)) < len(names) or not named:
             raise ValueError(f"class_names is {names}; give two or more different names")
         if type(self.size) is not int or self.size < 1:
             raise ValueError(f"size is {self.size!r}; give a whole number of pixels, such as 224")
         for name in ("mean", "std"): _checked_colours(name, getattr(self, name))
-        if self.ranges is not None: object.__setattr__(self, "ranges", _checked_ranges(self.ranges))
+        if self.ranges is None: return
+        object.__setattr__(self, "ranges", _checked_ranges(self.ranges))
 
-    def to_dict(self) -> dict:  # lists, strings and numbers only; without "ranges" where there are none
+    def to_dict(self) -> dict:  # lists, strings and numbers; no "ranges" where there are none
         "The same as a dictionary that JSON can hold."
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         ranges = values.pop("ranges")
-        values = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-        if ranges is None: return values
-        return {**values, "ranges": {name: value and list(value) for name, value in ranges._asdict().items()}}
+        for name in ("class_names", "mean", "std"): values[name] = list(values[name])
+        if ranges is not None:
+            lists = {name: value and list(value) for name, value in ranges._asdict().items()}
+            values["ranges"] = lists
+        return values
 
     @classmethod
     def from_dict(
@@ -77,7 +85,8 @@ class ImageSpec:
     ) -> "ImageSpec":
         "The way back from `to_dict`; ValueError where a key is missing or unknown."
         wrong = (set(values) ^ {field.name for field in fields(cls)}) - {"ranges"}
-        if wrong: raise ValueError(f"missing or unknown in an image spec: {', '.join(sorted(wrong))}")
+        if wrong:
+            raise ValueError(f"missing or unknown in an image spec: {', '.join(sorted(wrong))}")
         return cls(**values)
 
 # %% ../nbs/63_views.ipynb #views-21
@@ -102,14 +111,17 @@ def centre_view(
     return v2.Compose([shorten, v2.Resize(round(size * 256 / 224)), v2.CenterCrop(size)])
 
 # %% ../nbs/63_views.ipynb #views-24
-STORED = 1.5  # short side of a stored training image, in multiples of the model's size; smaller images stay as they are
+STORED = 1.5  # short side of a stored training image, in multiples of the model's size, at most
 
 
 def scale_down(
     image: Image.Image,  # RGB
     size: int,  # of the model, pixels
 ) -> Image.Image:  # RGB, the short side at most 1.5 times the size
-    "An image as it is stored for random crops; of a strip the middle, as no crop fits into it and the centre is taken."
+    """An image as it is stored for random crops.
+
+    Smaller images stay as they are. Of a strip the middle is kept: no crop fits into a strip, so
+    that the centre is taken."""
     image = shorten(image)
     scale = STORED * size / min(image.size)
     if scale >= 1: return image
@@ -117,7 +129,8 @@ def scale_down(
     return image.resize(shape, Image.Resampling.BILINEAR, reducing_gap=3.0)
 
 # %% ../nbs/63_views.ipynb #new-87699432
-ATTEMPTS = 10  # as torchvision's RandomResizedCrop: so many crops are drawn, and the first that fits is taken
+# As in torchvision's RandomResizedCrop, so many crops are drawn, and the first that fits is taken.
+ATTEMPTS = 10
 
 
 def draw_views(
@@ -127,7 +140,8 @@ def draw_views(
     epoch: int,  # 0 or more
 ) -> np.ndarray:  # (count, 23) of uniform random numbers; row i is the same for any count
     "The random numbers that decide crop and mirroring of each image in one epoch."
-    return np.random.default_rng([seed, epoch]).random((count, 2 * ATTEMPTS + 3), dtype=np.float32)
+    dice = np.random.default_rng([seed, epoch])
+    return dice.random((count, 2 * ATTEMPTS + 3), dtype=np.float32)
 
 
 def _first_fit(tried: np.ndarray, fits: np.ndarray, largest: np.ndarray) -> np.ndarray:
@@ -150,7 +164,8 @@ def random_crops(
     wide = _first_fit(wide, fits, np.minimum(width, np.rint(height * 4 / 3))[:, 0])
     high = _first_fit(high, fits, np.minimum(height, np.rint(width * 4 / 3))[:, 0])
     room = np.stack([height[:, 0] - high, width[:, 0] - wide], 1)  # for the crop to lie in
-    corner = np.where(fits.any(1)[:, None], np.floor(draws[:, -3:-1] * (room + 1)), room // 2)  # none fits: the centre
+    drawn, centre = np.floor(draws[:, -3:-1] * (room + 1)), room // 2
+    corner = np.where(fits.any(1)[:, None], drawn, centre)
     return np.concatenate([np.minimum(corner, room), np.stack([high, wide], 1)], 1).astype(int)
 
 # %% ../nbs/63_views.ipynb #ee676da0
@@ -159,8 +174,9 @@ def normalize(
     spec: ImageSpec,  # by these numbers
 ) -> torch.Tensor:  # (N, 3, height, width) of float32, channels last in memory
     "From 0 to 255 to mean 0 and standard deviation 1, a row of pixels at a time."
-    mean, std = (255 * torch.tensor(values).repeat(pixels.shape[2]) for values in (spec.mean, spec.std))
-    return pixels.flatten(2).float().sub_(mean).div_(std).view(pixels.shape).permute(0, 3, 1, 2)
+    def row(values): return 255 * torch.tensor(values).repeat(pixels.shape[2])
+    scaled = pixels.flatten(2).float().sub_(row(spec.mean)).div_(row(spec.std))
+    return scaled.view(pixels.shape).permute(0, 3, 1, 2)
 
 
 def denormalize(
@@ -168,5 +184,5 @@ def denormalize(
     spec: ImageSpec,  # by these numbers
 ) -> torch.Tensor:  # the same shape, in [0, 1]
     "Undo the normalisation, to look at what the model sees."
-    mean, std = (torch.tensor(values, device=images.device).view(3, 1, 1) for values in (spec.mean, spec.std))
-    return (images * std + mean).clamp(0, 1)
+    def colours(values): return torch.tensor(values, device=images.device).view(3, 1, 1)
+    return (images * colours(spec.std) + colours(spec.mean)).clamp(0, 1)
