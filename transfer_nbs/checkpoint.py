@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,8 @@ import torch
 
 from .bundle import MAX_SIZE, describe_settings
 from .files import is_plain, write_file
-from .hardware import (Precision, check_computing, choose_device, choose_precision, computing_facts,
-                                   recorded_precision)
+from .hardware import (Precision, check_computing, choose_device, choose_precision,
+                                   computing_facts, recorded_precision)
 from .recipes import RECIPES, find_recipe
 from .settings import TrainSettings
 from .folders import images_digest, split_hash
@@ -35,8 +36,8 @@ class FitSettings(TrainSettings):
     "All that decides the weights of one training run, apart from the images themselves."
     recipe: str  # name of a recipe
     seed: int = 0  # of all that is random
-    balance: str = "none"  # for classes of different sizes: "weights" in the loss, "sampling" of images, or "none"
-    patience: int = 0  # stop after so many epochs of the last phase without a lower validation loss; 0: never
+    balance: str = "none"  # classes by "weights" in the loss, by "sampling" of images, or "none"
+    patience: int = 0  # epochs of the last phase without a lower validation loss; 0: no limit
 
     def __post_init__(self):
         find_recipe(self.recipe)
@@ -44,8 +45,10 @@ class FitSettings(TrainSettings):
         if self.seed < 0: raise ValueError(f"seed is {self.seed}: it must be 0 or more")
         if self.balance not in ("none", "weights", "sampling"):
             raise ValueError(f"balance is {self.balance!r}: use weights, sampling or none")
-        if self.size > MAX_SIZE: raise ValueError(f"size is {self.size}: it must be {MAX_SIZE} pixels or less")
-        if self.patience < 0: raise ValueError(f"patience is {self.patience}: it must be 0 or more epochs")
+        if self.size > MAX_SIZE:
+            raise ValueError(f"size is {self.size}: it must be {MAX_SIZE} pixels or less")
+        if self.patience < 0:
+            raise ValueError(f"patience is {self.patience}: it must be 0 or more epochs")
 
     def to_dict(self) -> dict:
         "Names and values, the recipe first."
@@ -58,12 +61,15 @@ def describe_request(
     folder: str | Path,  # what the files are relative to
 ) -> dict:  # strings and numbers
     "All that must be the same for a training run to go on, apart from how the machine computes."
-    asked = {name: value for name, value in settings.to_dict().items() if name not in ("device", "precision")}
-    chose = table[table["split"] != "test"]
-    return {**describe_settings(asked), "split": split_hash(chose), "images": images_digest(table, folder)}
+    asked, chose = settings.to_dict(), table[table["split"] != "test"]
+    for name in ("device", "precision"): del asked[name]
+    digests = dict(split=split_hash(chose), images=images_digest(table, folder))
+    return {**describe_settings(asked), **digests}
 
 
-def _short(value): return value[:8] if isinstance(value, str) and len(value) == 64 else value  # a digest
+def _short(value):
+    "The beginning of a digest; any other value as it is."
+    return value[:8] if isinstance(value, str) and len(value) == 64 else value
 
 
 def check_request(
@@ -76,8 +82,9 @@ def check_request(
         before = old.get(name)
         if before == value: continue
         told = f"with {name} {_short(before)}, not {_short(value)}"
-        if name == "images" and not before: told = "of an earlier transfer_nbs, which didn't note what was in its images"
-        elif name == "images": told = "of images that were other ones then, if perhaps under the same names"
+        if name == "images":
+            if before: told = "of images that were other ones then, if perhaps under the same names"
+            else: told = "of an earlier transfer_nbs, which didn't note what was in its images"
         raise ValueError(f"{place} holds a training {told}: choose another --out, or delete it")
 
 
@@ -106,8 +113,10 @@ def advance(
     "What to keep after an epoch, and whether it was the last one."
     losses = np.nan_to_num([row["valid_loss"] for row in state["history"]], nan=np.inf)
     epoch, best_epoch = len(losses), int(losses.argmin()) + 1
-    best = {name: value.clone() for name, value in state["model"].items()} if best_epoch == epoch else kept["best"]
-    last_phase = settings.epochs - divide_epochs(RECIPES[settings.recipe].phases, settings.epochs)[-1]
+    if best_epoch < epoch: best = kept["best"]
+    else: best = {name: value.clone() for name, value in state["model"].items()}
+    *_, last = divide_epochs(RECIPES[settings.recipe].phases, settings.epochs)
+    last_phase = settings.epochs - last
     waited = epoch - max(best_epoch, last_phase)
     finished = epoch == settings.epochs or 0 < settings.patience <= waited
     return dict(state=state, best=best, best_epoch=best_epoch, finished=finished)
@@ -130,14 +139,18 @@ def read_checkpoint(
     path: Path,  # the file
     request: dict,  # of `describe_request`
 ) -> dict | None:  # None: there is none
-    "What a checkpoint holds. Runs no code from it. Raises ValueError where it is broken, or was made by another request."
+    """What a checkpoint holds. Runs no code from it.
+
+    Raises ValueError where it is broken, or was made by another request."""
     if not os.path.lexists(path): return None
-    if not is_plain(path): raise ValueError(f"{path}: is no file; remove it, or choose another --out")
+    if not is_plain(path):
+        raise ValueError(f"{path}: is no file; remove it, or choose another --out")
     try:
         kept = torch.load(path, map_location="cpu", weights_only=True)
         old = dict(kept["request"])
     except Exception as error:  # torch and pickle have many
-        raise ValueError(f"{path}: is no checkpoint that can be read ({type(error).__name__}); delete it to begin anew") from None
+        reason = f"is no checkpoint that can be read ({type(error).__name__})"
+        raise ValueError(f"{path}: {reason}; delete it to begin anew") from None
     check_request(path, old, request)
     whole = {"state", "best", "best_epoch", "finished", "computing"} <= set(kept)
     if not whole: raise ValueError(f"{path}: is no whole checkpoint; delete it to begin anew")
@@ -169,7 +182,9 @@ def tensorboard_log(
     folder: str | Path | None,  # where TensorBoard looks; None: nowhere
     history: list[dict],  # of epochs that are over
 ) -> Iterator[Callable[[dict], None]]:  # what logs the row of an epoch
-    "For a `with` block, log losses and accuracies. Raises ModuleNotFoundError where TensorBoard isn't installed."
+    """For a `with` block, log losses and accuracies.
+
+    Raises ModuleNotFoundError where TensorBoard isn't installed."""
     if folder is None:
         yield lambda row: None
         return
@@ -179,8 +194,8 @@ def tensorboard_log(
         raise ModuleNotFoundError(f"tensorboard isn't installed; {remedy}") from None
     with SummaryWriter(folder, purge_step=1) as writer:
         def log(row):
-            for name in ("loss", "accuracy"):
-                for split in ("train", "valid"): writer.add_scalar(f"{name}/{split}", row[f"{split}_{name}"], row["epoch"])
+            for name, split in product(("loss", "accuracy"), ("train", "valid")):
+                writer.add_scalar(f"{name}/{split}", row[f"{split}_{name}"], row["epoch"])
             writer.flush()
         for row in history: log(row)
         yield log

@@ -18,7 +18,7 @@ import pandas as pd
 from .console import listed
 
 # %% ../nbs/69_grouping.ipynb #ca6dc1df
-MISSED = 0.05  # of a class: how far the share that is held out may be from what was asked for
+MISSED = 0.05  # of a class: how far the share held out may be from what was asked for
 
 
 def in_groups(
@@ -36,7 +36,8 @@ class _Holding:
     "Which rows are held out so far, and how many of each class."
     def __init__(self, table: pd.DataFrame, targets: dict[str, int], seed: int):
         self.labels, self.targets = table["class"].to_dict(), targets
-        self.key = {row: sha256(f"{seed} {digest}".encode()).hexdigest() for row, digest in table["hash"].items()}
+        def key(digest): return sha256(f"{seed} {digest}".encode()).hexdigest()
+        self.key = {row: key(digest) for row, digest in table["hash"].items()}
         self.total, self.held, self.chosen = Counter(self.labels.values()), Counter(), set()
 
     def first_key(self, rows: Iterable[int]) -> str:
@@ -55,24 +56,28 @@ class _Holding:
 
     def part(self, scene: list[list[int]]) -> None:
         "Hold out groups of a scene one by one where a class would miss its share without."
-        short = {name for name in self.targets if self.held[name] < self.targets[name] - max(1, MISSED * self.total[name])}
+        def least(name): return self.targets[name] - max(1, MISSED * self.total[name])
+        short = {name for name in self.targets if self.held[name] < least(name)}
         if not short: return
         for group in scene:
             names = {self.labels[row] for row in group} & short
             if any(self.held[name] < self.targets[name] for name in names): self.hold(group)
 
     def hold_smallest(self, name: str, copies: list[list[int]]) -> None:
-        "Of a class whose every group is too large to fit, hold out the smallest. Raises ValueError where none can be."
+        """Of a class whose every group is too large to fit, hold out the smallest.
+
+        Raises ValueError where none can be."""
         fits = []
         for group in copies:
             size = self.size(group)
-            if size[name] and all(self.held[other] + count < self.total[other] for other, count in size.items()):
-                fits.append((size.total(), self.first_key(group), group))
+            leaves = all(self.held[other] + n < self.total[other] for other, n in size.items())
+            if size[name] and leaves: fits.append((size.total(), self.first_key(group), group))
         if not fits:
-            raise ValueError(f"class {name}: its {self.total[name]} images are copies of one picture, which can't stand on "
-                             "both sides; add other pictures or remove the class; or, if they are different images, count "
-                             "as copies only what differs in fewer bits of its hash, such as --alike 8, or identical files, "
-                             "--alike 0")
+            copied = f"its {self.total[name]} images are copies of one picture"
+            fewer = "count as copies only what differs in fewer bits of its hash, such as --alike 8"
+            raise ValueError(f"class {name}: {copied}, which can't stand on both sides; "
+                             "add other pictures or remove the class; or, if they are different "
+                             f"images, {fewer}, or identical files, --alike 0")
         *_, group = min(fits)
         self.chosen.update(group)
         self.held += self.size(group)
@@ -81,13 +86,16 @@ class _Holding:
 def hold_out(
     table: pd.DataFrame,  # with columns class and hash
     targets: dict[str, int],  # class -> how many to hold out
-    duplicates: list[list[int]],  # groups of rows that must stay together; rows that the table lacks don't count
-    look_alikes: list[list[int]],  # groups of rows that stay together where the targets allow it, likewise
+    duplicates: list[list[int]],  # groups of rows that must stay together
+    look_alikes: list[list[int]],  # groups of rows that stay together where the targets allow it
     seed: int,  # 0 or more
 ) -> list[int]:  # rows to validate on
-    "Go through the groups in an order that only seed and content decide, and hold out what fits."
+    """Go through the groups in an order that only seed and content decide, and hold out what fits.
+
+    Rows in groups that the table lacks don't count."""
     holding, copies = _Holding(table, targets, seed), in_groups(duplicates, list(table.index))
-    scene_of = {row: number for number, scene in enumerate(look_alikes) for row in scene}
+    scene_of = {}
+    for number, scene in enumerate(look_alikes): scene_of.update(dict.fromkeys(scene, number))
     scenes = {}  # number, or the group itself where nothing looks like it -> groups of copies
     for group in sorted(copies, key=holding.first_key):
         scenes.setdefault(scene_of.get(group[0], tuple(group)), []).append(group)
@@ -113,9 +121,12 @@ def _other_shares(table: pd.DataFrame, shares: dict[str, float]) -> str:
     "The classes of which copies, which can't be parted, leave another share than was asked for."
     total, missed = table["class"].value_counts(sort=False), []
     for split, fraction in shares.items():
-        held = table["class"][table["split"] == split].value_counts().reindex(total.index, fill_value=0)
+        classes = table["class"][table["split"] == split]
+        held = classes.value_counts().reindex(total.index, fill_value=0)
         off = (held - fraction * total).abs() > np.maximum(1, MISSED * total)
-        missed += [f"{held[name] / total[name]:.0%} of {name} in {split}, not {fraction:.0%}" for name in total.index[off]]
+        for name in total.index[off]:
+            share = held[name] / total[name]
+            missed.append(f"{share:.0%} of {name} in {split}, not {fraction:.0%}")
     if not missed: return ""
     return f"copies stay on one side, so the shares are not what was asked for: {listed(missed)}"
 
@@ -124,18 +135,23 @@ def _parted_scenes(table: pd.DataFrame) -> str:
     "How many held-out images look like training images, and what to do about it."
     split, parted = dict(zip(table["file"], table["split"])), 0
     for scene in table.attrs["alike"]:
-        if any(split[file] == "train" for file in scene): parted += sum(split[file] != "train" for file in scene)
+        held_out = [file for file in scene if split[file] != "train"]
+        if len(held_out) < len(scene): parted += len(held_out)
     if not parted: return ""
-    return (f"{parted} held-out images look alike to images that are trained on (one form, scene or fixed camera), "
-            "and results on them say little about new scenes: hold out whole scenes in folders train and valid of your own; "
-            "--alike BITS changes what counts as alike")
+    remedy = "hold out whole scenes in folders train and valid of your own"
+    return (f"{parted} held-out images look alike to images that are trained on "
+            "(one form, scene or fixed camera), and results on them say little about new scenes: "
+            f"{remedy}; --alike BITS changes what counts as alike")
 
 
 def warn_of_split(
     folder: Path,  # named in the warnings
-    table: pd.DataFrame,  # columns file, class and split; its `attrs` have `duplicates` and `alike`, groups of files
-    shares: dict[str, float],  # split -> share of each class that was asked for; empty where groups played no part
+    table: pd.DataFrame,  # columns file, class and split
+    shares: dict[str, float],  # split -> share of each class that was asked for
 ) -> None:
-    "Warn of what makes a split less than it seems: two labels, other shares, scenes on both sides."
+    """Warn of two labels, other shares and scenes on both sides, which make a split less than it seems.
+
+    The table's `attrs` have `duplicates` and `alike`, groups of files. `shares` is empty where
+    groups played no part."""
     for told in (_two_labels(table), _other_shares(table, shares), _parted_scenes(table)):
         if told: warnings.warn(f"{folder}: {told}", stacklevel=3)

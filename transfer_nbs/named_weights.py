@@ -11,6 +11,7 @@ import difflib
 import re
 import urllib.request
 import warnings
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 
@@ -23,27 +24,40 @@ from .console import listed, printable
 from .weight_files import bundle_facts, check_numbers, find_network, read_weights
 
 # %% ../nbs/70_named_weights.ipynb #cell-33
+def _needed(names: Iterable[str]) -> list[str]:
+    "The tensors that no file may lack."
+    return [name for name in names if not name.endswith("num_batches_tracked")]
+
+def _foreign(names: Iterable[str], classifier: set[str]) -> list[str]:
+    "The tensors that aren't the classifier's."
+    return [name for name in names if name.split(".")[0] not in classifier]
+
 def load_body(
     body: nn.Module,  # the backbone to fill
     tensors: dict[str, torch.Tensor],  # tensor name to tensor, with or without a classifier's
     *,
-    classifier: set[str] = frozenset(),  # names of the network's own modules that are not the backbone's, such as "fc"
+    classifier: set[str] = frozenset(),  # modules that are not the backbone's, such as "fc"
     source: str = "the weights",  # what to call them in an error
 ) -> None:
-    """Fill a backbone with weights, or raise ValueError that names each tensor that is missing, misshapen or left over.
+    """Fill a backbone with weights.
 
-    Counters of batches (`num_batches_tracked`), which old files lack and eval mode never reads, may be missing.
+    Raises ValueError that names each tensor that is missing, misshapen or left over. Counters of
+    batches (`num_batches_tracked`), which old files lack and eval mode never reads, may be missing.
     NaN and other numbers that can't be weights are refused as `check_numbers` does.
     """
     own = body.state_dict()
-    missing = [name for name in own if name not in tensors and not name.endswith("num_batches_tracked")]
-    misshapen = [name for name in own if name in tensors and tensors[name].shape != own[name].shape]
-    unexpected = [name for name in tensors if name not in own and name.split(".")[0] not in classifier]
-    found = {"missing": missing, "of another shape": misshapen, "unexpected": unexpected}
-    problems = "; ".join(f"{len(names)} {problem}: {listed(names, 4)}" for problem, names in found.items() if names)
-    if problems: raise ValueError(f"{source} don't fit this network ({problems}): are they of this architecture?")
+    fill = {name: tensors[name] for name in own if name in tensors}
+    found = {"missing": [name for name in _needed(own) if name not in fill],
+             "of another shape": [name for name in fill if fill[name].shape != own[name].shape],
+             "unexpected": _foreign([name for name in tensors if name not in own], classifier)}
+    problems = []
+    for kind, names in found.items():
+        if names: problems.append(f"{len(names)} {kind}: {listed(names, 4)}")
+    if problems:
+        raise ValueError(f"{source} don't fit this network ({'; '.join(problems)}): "
+                         "are they of this architecture?")
     check_numbers(tensors, own, source=source)
-    body.load_state_dict({**own, **{name: tensors[name] for name in own if name in tensors}})
+    body.load_state_dict({**own, **fill})
 
 # %% ../nbs/70_named_weights.ipynb #predict-1
 def _own_tensors(
@@ -55,9 +69,9 @@ def _own_tensors(
 ) -> dict[str, torch.Tensor]:  # by the backbone's names, as `load_body` takes them
     "What is the network's in a file; a warning says what else was in it."
     found = find_network(tensors, body.state_dict(), source=source)
-    foreign = [name for name in found.left if name.removeprefix(found.prefix).split(".")[0] not in classifier]
+    foreign = _foreign([name.removeprefix(found.prefix) for name in found.left], classifier)
     names = list(body.state_dict())
-    complete = all(name in found.tensors for name in names if not name.endswith("num_batches_tracked"))
+    complete = set(_needed(names)) <= set(found.tensors)
     if complete and (found.prefix or foreign):
         behind = f" behind the prefix {found.prefix}" if found.prefix else ""
         left = f"; left out {len(found.left)}: {listed(found.left, 4)}" if found.left else ""
@@ -81,13 +95,17 @@ def _imagenet_weights(arch: str) -> dict[str, torch.Tensor]:
     name = weights.url.rsplit("/", 1)[1]
     cached = Path(torch.hub.get_dir()) / "checkpoints" / name
     try:
-        if not cached.exists(): urllib.request.urlopen(weights.url, timeout=15).close()  # is there a connection at all?
-        return weights.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
+        if not cached.exists():  # is there a connection at all?
+            urllib.request.urlopen(weights.url, timeout=15).close()
+        safely = dict(check_hash=True, map_location="cpu", weights_only=True)
+        return weights.get_state_dict(progress=True, **safely)
     except OSError as error:
-        raise ConnectionError(f"can't download the ImageNet weights of {arch} ({error}): connect to the internet, "
-                              f"put {name} at {cached}, or use --weights bundled or a file") from None
+        raise ConnectionError(f"can't download the ImageNet weights of {arch} ({error}): "
+                              f"connect to the internet, put {name} at {cached}, "
+                              "or use --weights bundled or a file") from None
     except Exception as error:
-        raise ValueError(f"{cached} is damaged ({type(error).__name__}): delete it and try again") from None
+        damage = f"is damaged ({type(error).__name__})"
+        raise ValueError(f"{cached} {damage}: delete it and try again") from None
 
 # %% ../nbs/70_named_weights.ipynb #named_weights-20
 def build_network(
@@ -95,27 +113,39 @@ def build_network(
     weights: str | Path,  # that it will get
     *,
     seed: int = 0,  # of the random weights
-) -> tuple[nn.Module, int]:  # without pretrained weights; and the size of image that it is made for, pixels
-    "A network as its weights expect it. Raises ValueError for an unknown architecture."
+) -> tuple[nn.Module, int]:  # and the size of image that it is made for, pixels
+    """A network as its weights expect it, without them.
+
+    Raises ValueError for an unknown architecture."""
     known = models.list_models(module=torchvision.models)
     if arch not in known:
-        close = difflib.get_close_matches(arch, known, n=3) or ["resnet18", "resnet34", "mobilenet_v2"]
+        usual = ["resnet18", "resnet34", "mobilenet_v2"]
+        close = difflib.get_close_matches(arch, known, n=3) or usual
         raise ValueError(f"unknown architecture {arch!r}: did you mean {', '.join(close)}?")
     if weights == "bundled" and arch != BUNDLED_ARCH:
-        raise ValueError(f"the bundled weights are {BUNDLED_ARCH}'s, not {arch}'s: use --weights imagenet or a file")
+        remedy = "use --weights imagenet or a file"
+        raise ValueError(f"the bundled weights are {BUNDLED_ARCH}'s, not {arch}'s: {remedy}")
     options, size = {}, 299 if arch == "inception_v3" else 224
-    if arch in ("googlenet", "inception_v3"): options = dict(init_weights=True, transform_input=True)
+    if arch in ("googlenet", "inception_v3"):
+        options = dict(init_weights=True, transform_input=True)
     if arch == "vit_h_14" and weights == "imagenet": options["image_size"] = size = 518
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return models.get_model(arch, weights=None, **options), size
 
 
-def _named_tensors(arch: str, weights: str | Path) -> tuple[dict[str, torch.Tensor], str]:  # and what to call them
-    if weights == "imagenet": tensors, source = _imagenet_weights(arch), f"the ImageNet weights of {arch}"
-    elif weights == "bundled": tensors, source = read_weights(bundled_weights()), "the bundled weights"
-    else: tensors, source = read_weights(weights), f"the weights in {printable(str(weights))}"
-    if arch.startswith("densenet"):  # torchvision's own files are older than its names: norm.1 became norm1
+def _named_tensors(
+    arch: str,  # the network's architecture
+    weights: str | Path,  # as for `load_named_weights`
+) -> tuple[dict[str, torch.Tensor], str]:  # and what to call them
+    "Tensors by torchvision's names."
+    if weights == "imagenet":
+        tensors, source = _imagenet_weights(arch), f"the ImageNet weights of {arch}"
+    elif weights == "bundled":
+        tensors, source = read_weights(bundled_weights()), "the bundled weights"
+    else:
+        tensors, source = read_weights(weights), f"the weights in {printable(str(weights))}"
+    if arch.startswith("densenet"):  # torchvision's files are older than its names: norm.1, now norm1
         older = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
         tensors = {older.sub(r"\1\2", name): value for name, value in tensors.items()}
     return tensors, source
@@ -129,14 +159,15 @@ def load_named_weights(
 ) -> None:
     """Fill a backbone with the weights that were asked for, never others.
 
-    Raises ValueError where they don't fit, FileNotFoundError for a missing file, ConnectionError where a download
-    fails."""
+    Raises ValueError where they don't fit, FileNotFoundError for a missing file, ConnectionError
+    where a download fails."""
     inside = {name.split(".")[0] for name in body.state_dict()}
     classifier = {name.split(".")[0] for name in network.state_dict()} - inside
     tensors, source = _named_tensors(arch, weights)
     if weights not in ("imagenet", "bundled"):
         told = bundle_facts(weights).get("architecture", arch)
-        if told != arch: raise ValueError(f"{source} are of a bundle of {told}, not {arch}: give --arch {told}")
+        if told != arch:
+            raise ValueError(f"{source} are of a bundle of {told}, not {arch}: give --arch {told}")
         tensors = _own_tensors(tensors, body, classifier, weights, source)
     load_body(body, tensors, classifier=classifier, source=source)
 

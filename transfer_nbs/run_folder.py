@@ -17,7 +17,8 @@ import pandas as pd
 from .files import check_writable, csv_value, write_file
 
 # %% ../nbs/67_run_folder.ipynb #run_folder-10
-TABLES = ("split.csv", "results.csv", "summary.csv", "compare.png")  # of a comparison, beside run.json and its runs
+# Of a comparison, beside run.json and its runs.
+TABLES = ("split.csv", "results.csv", "summary.csv", "compare.png")
 
 # %% ../nbs/67_run_folder.ipynb #cell-20
 def read_record(
@@ -27,9 +28,11 @@ def read_record(
     try: record = json.loads((Path(out) / "run.json").read_bytes())
     except FileNotFoundError: return None
     except (ValueError, RecursionError): record = None
-    parts = [record.get(part) for part in ("settings", "data")] if isinstance(record, dict) else [None]
-    if not all(isinstance(part, dict) for part in parts):
-        raise ValueError(f"{out}: its run.json is broken, so that it can't go on: choose another --out, or delete it")
+    whole = isinstance(record, dict)
+    for part in ("settings", "data"): whole = whole and isinstance(record.get(part), dict)
+    if not whole:
+        remedy = "choose another --out, or delete it"
+        raise ValueError(f"{out}: its run.json is broken, so that it can't go on: {remedy}")
     return record
 
 
@@ -44,8 +47,9 @@ def read_result(
     if not isinstance(result, dict): return None
     row, correct = result.get("row"), result.get("correct")
     if not isinstance(row, dict) or not isinstance(correct, str): return None
-    whole = {"recipe", "seed", "valid_accuracy", "seconds"} <= set(row) and 0 < len(correct) == row.get("valid_total")
-    return result if whole and set(correct) <= {"0", "1"} else None
+    known = {"recipe", "seed", "valid_accuracy", "seconds"} <= set(row)
+    counted = 0 < len(correct) == row.get("valid_total")
+    return result if known and counted and set(correct) <= {"0", "1"} else None
 
 # %% ../nbs/67_run_folder.ipynb #7742006b
 def _visible(
@@ -55,7 +59,8 @@ def _visible(
     return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
 
 
-DIGESTS = dict(split="of other images, or of another split of them", weights="that began with other weights",
+DIGESTS = dict(split="of other images, or of another split of them",
+               weights="that began with other weights",
                images="of images whose contents have changed since")  # what another digest means
 
 
@@ -63,7 +68,8 @@ def _check_same(out: Path, part: str, before: dict, now: dict) -> None:
     "Raise ValueError where settings or data of a comparison are others than they were."
     for name, value in json.loads(json.dumps(now)).items():
         if before.get(name) == value: continue
-        if (part, name, before.get(name)) == ("data", "images", None): continue  # an older one, which doesn't know contents
+        older = (part, name, before.get(name)) == ("data", "images", None)
+        if older: continue  # it didn't note the contents
         told = DIGESTS.get(name) if part == "data" else None
         told = told or f"with {name} {before.get(name)}, not {value}"
         raise ValueError(f"{out} holds a comparison {told}: choose another --out or delete it")
@@ -71,9 +77,11 @@ def _check_same(out: Path, part: str, before: dict, now: dict) -> None:
 
 def open_run(
     out: str | Path,  # folder of the comparison
-    record: dict,  # "settings" and "data", which must agree with what is there, and what else is to be known
+    record: dict,  # "settings", "data", and what else is to be known
 ) -> Path:
-    "Make the folder of a comparison, or take it up again. Raises ValueError where it holds anything else."
+    """Make the folder of a comparison, or take it up again.
+
+    Raises ValueError where it holds anything else, or where its settings or data don't agree."""
     out = Path(out)
     check_writable(out)
     others = [name for name in _visible(out) if name not in ("run.json", "runs")]
@@ -84,7 +92,8 @@ def open_run(
         old, others = None, []  # nothing was trained yet: begin again
     if old is None:
         strange = [*others, *runs]
-        if strange: raise ValueError(f"{out} holds other files ({strange[0]}): choose another --out")
+        if strange:
+            raise ValueError(f"{out} holds other files ({strange[0]}): choose another --out")
     else:
         for part in ("settings", "data"): _check_same(out, part, old[part], record[part])
     (out / "runs").mkdir(exist_ok=True)
@@ -105,8 +114,8 @@ def valid_classes(
 def class_recall(
     correct: np.ndarray,  # right or wrong (seeds, images)
     classes: np.ndarray,  # (images,), the class of each
-) -> pd.Series:  # class -> recall: the share of its images that were recognised, all seeds together
-    "How well each class is recognised."
+) -> pd.Series:  # class -> recall
+    "Which share of the images of each class is recognised, all seeds together."
     return pd.Series(np.atleast_2d(correct).mean(0)).groupby(classes).mean()
 
 
@@ -119,14 +128,15 @@ def _row(result: dict, correct: np.ndarray, classes: np.ndarray | None) -> dict:
 
 def read_run(
     out: str | Path,  # folder of a comparison
-) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:  # results, and for each recipe its answers (seeds, images) of bool
+) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:  # results; recipe -> right or wrong (seeds, images)
     """The results of a comparison, in the order of its settings.
 
-    `balanced_accuracy` is the mean of the classes' recalls, `diverged` whether the run did. Recipes that lack a seed
-    are left out of the answers. Raises ValueError where run.json is broken."""
+    `balanced_accuracy` is the mean of the classes' recalls, `diverged` whether the run did. Recipes
+    that lack a seed are left out of the answers. Raises ValueError where run.json is broken."""
     record, classes = read_record(out), valid_classes(out)
     if record is None:
-        raise FileNotFoundError(errno.ENOENT, "no comparison there; give the --out of a transfer_compare", str(out))
+        reason = "no comparison there; give the --out of a transfer_compare"
+        raise FileNotFoundError(errno.ENOENT, reason, str(out))
     rows, answers, seeds = [], {}, range(record["settings"]["seeds"])
     for name in record["settings"]["recipes"]:
         results = [result for seed in seeds if (result := read_result(out, name, seed))]

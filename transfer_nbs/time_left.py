@@ -23,7 +23,7 @@ def expected_work(
     "Roughly what a run amounts to."
     work = 0.0
     for phase, length in zip(recipe.phases, divide_epochs(recipe.phases, epochs)):
-        groups = phase.rates[:-1] or phase.rates  # the last one is the head, unless there is only one
+        groups = phase.rates[:-1] or phase.rates  # the last is the head, unless there is only one
         learning = sum(rate is not None for rate in groups) / len(groups)
         if recipe.bn in ("weights", "frozen") and not learning:
             work += 0.1 * length * (train + valid)
@@ -34,25 +34,31 @@ def expected_work(
 # %% ../nbs/68_time_left.ipynb #compare-5
 def seconds_left(
     coming: Sequence[Hashable],  # the kind of each run still to come
-    finished: Sequence[tuple[Hashable, float]],  # kind and seconds of each run that is done, in order; one or more
+    finished: Sequence[tuple[Hashable, float]],  # kind and seconds of each run that is done, in order
     *,
     work: dict[Hashable, float],  # of each kind, in any unit
-    earlier: dict[Hashable, float],  # seconds of some kinds at another time, when all may have been slower or faster
+    earlier: dict[Hashable, float],  # seconds of some kinds at another time
 ) -> float:
-    "How long the runs to come will take."
-    quickest = {kind: min(seconds for other, seconds in finished if other == kind) for kind, _ in finished}
+    """How long the runs to come will take.
+
+    One run or more must be done. At the other time, all may have been slower or faster."""
+    quickest = {}
+    for kind, seconds in finished: quickest[kind] = min(seconds, quickest.get(kind, seconds))
     both = [kind for kind in quickest if earlier.get(kind)]
-    speed = sum(quickest[kind] for kind in both) / sum(earlier[kind] for kind in both) if both else 1.0
+    speed = 1.0
+    if both: speed = sum(quickest[kind] for kind in both) / sum(earlier[kind] for kind in both)
     known = {**{kind: speed * seconds for kind, seconds in earlier.items()}, **quickest}
     rate = sum(known.values()) / sum(work[kind] for kind in known)  # seconds for a unit of work
     recent = finished[-3:]
-    pace = sum(seconds for _, seconds in recent) / max(1e-9, sum(quickest[kind] for kind, _ in recent))
+    at_best = sum(quickest[kind] for kind, _ in recent)
+    pace = sum(seconds for _, seconds in recent) / max(1e-9, at_best)
     return pace * sum(known.get(kind, rate * work[kind]) for kind in coming)
 
 
 def _in_words(seconds: float) -> str:  # empty where nothing is left
     if not seconds: return ""
-    return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {max(1, seconds):.0f} s left"
+    if seconds >= 90: return f"about {seconds / 60:.0f} min left"
+    return f"about {max(1, seconds):.0f} s left"
 
 # %% ../nbs/68_time_left.ipynb #time_left-20
 class TimeLeft:
@@ -64,12 +70,15 @@ class TimeLeft:
         sizes: dict[str, int],  # images of the splits "train" and "valid"
         earlier: Sequence[tuple[str, float]],  # recipe and seconds of the runs that are there
     ):
-        sizes, self.work = {split: sizes[split] for split in ("train", "valid")}, {}
+        images, self.work = {split: sizes[split] for split in ("train", "valid")}, {}
         for name, recipe in recipes.items():
-            for stored in (False, True): self.work[name, stored] = expected_work(recipe, epochs, stored=stored, **sizes)
+            for stored in (False, True):
+                self.work[name, stored] = expected_work(recipe, epochs, stored=stored, **images)
         self.sharing = {name for name in recipes if self.work[name, True] < self.work[name, False]}
         self.begun, self.finished, self.known = {name for name, _ in earlier}, [], {}
-        for name in self.begun: self.known[name, False] = median(seconds for other, seconds in earlier if other == name)
+        for name in self.begun:
+            times = [seconds for other, seconds in earlier if other == name]
+            self.known[name, False] = median(times)
 
     def finish(
         self,
@@ -88,6 +97,9 @@ class TimeLeft:
         self,
         names: Iterable[str],  # the recipes of the runs to come, in order
     ) -> str:  # empty where nothing is left
-        "The time left in words; the first of the recipes that share features stores them for the others."
-        coming = [(name, name in self.sharing and bool(self.sharing & self.begun)) for name in names]
+        """The time left in words.
+
+        The first of the recipes that share features stores them for the others."""
+        stored = bool(self.sharing & self.begun)
+        coming = [(name, name in self.sharing and stored) for name in names]
         return _in_words(seconds_left(coming, self.finished, work=self.work, earlier=self.known))
