@@ -26,7 +26,8 @@ from scipy.special import bdtrc
 from .console import in_threads, printable, progress_bar, user_errors
 from .duplicates import (HASH_SIZE, SAME_PICTURE, TRIMS, Groups, check_bits, close_pairs,
                                      group_alike, same_colours)
-from .examine import BLANK, DULL, MEASURED, UNDECODABLE, edge_features, examine, mirrored_edges
+from .examine import (BLANK, DULL, MEASURED, UNDECODABLE, edge_features, examine,
+                                  mirrored_edges)
 from .files import (check_different, check_free, check_output, check_outside, claim,
                                 content_hash, csv_text, files_below, move_file, remove_unfinished,
                                 write_file, write_output)
@@ -70,7 +71,8 @@ _SPOILS = {  # kind -> what it is, what to do; what matters most comes first
 _SCENES = "hold out whole scenes, cameras or forms if new ones are to be recognised"
 
 _FOLDER_WARNINGS = {
-    "mirror classes": ("classes that are each other's mirror images, while training mirrors half of its views",
+    "mirror classes": ("classes that are each other's mirror images, "
+                       "while training mirrors half of its views",
                        "expect the two to be confused: training mirrors images of all classes"),
     "ends cut off": ("long images, of which validation and prediction see the middle alone",
                      "where what counts may lie at an end, cut them into pieces or pad them to squares"),
@@ -80,7 +82,8 @@ _FOLDER_WARNINGS = {
                       f"{_ONE_FOLDER} if they are one class"),
     "test side": ("a test side that can't measure everything",
                   "see the line; the rest is not touched by it"),
-    "alike on two sides": ("images that look alike to a hash and differ in places, on two sides of the split",
+    "alike on two sides": ("images that look alike to a hash and differ in places, "
+                           "on two sides of the split",
                            f"remove none: they are different images; {_SCENES}"),
     "few pictures": (f"a class with fewer than {_FEW} images",
                      "add images: from so few little is learned, and nothing measured"),
@@ -100,7 +103,8 @@ _FILE_WARNINGS = {
                    "look at it, and fetch it again"),
     "animated": ("several frames or pages, of which the first counts",
                  "save the frames that you want as images of their own"),
-    "dark": ("uses a small part of the range that the images of its folder share, and comes out nearly black",
+    "dark": ("uses a small part of the range that the images of its folder share, "
+             "and comes out nearly black",
              "see that all images were saved with the same depth"),
     "small": (f"more than {_FAR} times smaller than the middle image",
               "look at it: an icon, a thumbnail, a placeholder?"),
@@ -275,7 +279,7 @@ def _find_copies(
     *,
     alike: int = SAME_PICTURE, # bits in which images that look alike may differ
 ) -> pd.DataFrame: # rows first, second; severity, way (in `_COPY_SEVERITY`, `_WAYS`); bits
-    "Find the files that show one image, or look alike: fewer than 2 N pairs, the worst of each group."
+    "Find files that show one image, or look alike: fewer than 2 N pairs, the worst of each group."
     places = np.stack([images.classes, images.sides], 1).astype(np.int32).view(np.uint8)
     keys = np.concatenate([images.measured["digest"], places], axis=1)
     _, one_of_each, group = np.unique(keys, axis=0, return_index=True, return_inverse=True)
@@ -687,9 +691,9 @@ def check_folder(
 ) -> pd.DataFrame: # what was found, one row each, what matters most first
     """Read every file of a folder once and list what is wrong with files, classes and pairs.
 
-    The table's `attrs` count what was read. With `alike` 0, only identical files are looked for. Raises
-    ValueError, FileNotFoundError or NotADirectoryError where there is no folder of classes, and ValueError
-    for bits out of range."""
+    The table's `attrs` count what was read. With `alike` 0, only identical files are looked for.
+    Raises ValueError, FileNotFoundError or NotADirectoryError where there is no folder of classes,
+    and ValueError for bits out of range."""
     check_bits(alike)
     folder = Path(folder)
     places, classes = _list_places(folder)
@@ -757,7 +761,7 @@ def _line(
 def _read_moved(
     path: Path, # list of a quarantine
 ) -> dict[bytes, str]: # lines, each with its line break, and the files that they name
-    """Read the list of a quarantine, without half a line that a kill or a full disk left at its end.
+    """Read the list of a quarantine, without half a line that a kill or a full disk left at the end.
 
     Raises ValueError, naming the line, where no quarantine can have written it."""
     def refuse(why):
@@ -851,8 +855,8 @@ def quarantine_files(
     """Move what can't be decoded, or what `rows` says, out of the way; `restore_files` moves it back.
 
     An earlier quarantine in `dest` is continued. moved.jsonl lists what was moved. Raises
-    ValueError where `dest` lies inside the folder, holds a list that isn't one, or is being written to, and
-    FileExistsError where it holds a file of that name."""
+    ValueError where `dest` lies inside the folder, holds a list that isn't one, or is being written
+    to, and FileExistsError where it holds a file of that name."""
     check_outside(dest, folder)
     folder, dest = Path(folder), Path(dest)
     if rows is None: rows = findings[findings["kind"].isin(UNDECODABLE)]
@@ -879,8 +883,8 @@ def restore_files(
 ) -> list[str]: # the files that were moved back, relative to `folder`
     """Undo `quarantine_files`; the list is removed when nothing of it is left to move.
 
-    Raises ValueError where it is no such list or is being written to, and FileExistsError where a place
-    is taken by now."""
+    Raises ValueError where it is no such list or is being written to, and FileExistsError where a
+    place is taken by now."""
     moved, folder = Path(moved), Path(folder)
     class_folders(folder)  # raises where it isn't there
     _read_moved(moved)  # raises where it isn't one
@@ -920,9 +924,10 @@ def _rank(
 def surplus_copies(
     findings: pd.DataFrame, # of `check_folder`
 ) -> pd.DataFrame: # columns file, kind, detail: what `quarantine_files` is to move
-    """The files that leak and can go: of the copies in a class, those that lie nearer to training than another.
+    """The files that leak and can go: of the copies in a class, those nearer to training than another.
 
-    What is held out stays, so that results remain comparable. Which of two labels is right isn't decided here."""
+    What is held out stays, so that results remain comparable. Which of two labels is right isn't
+    decided here."""
     rows = []
     for group in _groups_of_copies(findings):
         for name in sorted({label for label, _ in group.values()}):
@@ -961,18 +966,24 @@ def _findings_to_json(
 # %% ../nbs/30_check.ipynb #23765f6d
 @call_parse
 def transfer_check(
-    folder: str, # folder of images, FOLDER/<class>/... or FOLDER/train/<class>/... with valid, test; nothing in it is changed without --quarantine, --mend_leaks or --restore
+    folder: str, # of images: FOLDER/<class>/..., or FOLDER/train/<class>/... with valid, test
     csv: str = None, # file for all that was found, one row each
     json: str = None, # file for the same with counts, for other programs
-    quarantine: str = None, # folder to move what can't be decoded to, with a list, moved.jsonl, by which it can be undone
-    mend_leaks: str = None, # folder to move copies out of train to that stand in valid or test as well, in the same way
-    alike: int = SAME_PICTURE, # bits of 256 in which the hashes of images that look alike may differ, up to 64; 0: only identical files are looked for
+    quarantine: str = None, # folder to move what can't be decoded to, with a list, moved.jsonl
+    mend_leaks: str = None, # folder to move copies out of train to that are in valid or test as well
+    alike: int = SAME_PICTURE, # bits of 256 in which the hashes of images that look alike may differ
     restore: str = None, # such a list: move everything on it back into FOLDER, and check nothing
 ):
-    "Say what is wrong with a folder of images: broken, odd, rotated, duplicated, leaking. Exit status 1 where something would spoil a result."
+    """Say what is wrong with a folder of images: broken, odd, rotated, duplicated, leaking.
+
+    Nothing in the folder is changed without --quarantine, --mend_leaks or --restore. The first two
+    write a list, moved.jsonl, from which --restore undoes them. --alike may be up to 64; with 0,
+    only identical files are looked for. Exit status 1 where something would spoil a result."""
     with user_errors("transfer_check"):
         if restore:
-            if csv or json or quarantine or mend_leaks: raise ValueError("--restore moves files back and does nothing else; run transfer_check again without it")
+            if csv or json or quarantine or mend_leaks:
+                raise ValueError("--restore moves files back and does nothing else; "
+                                 "run transfer_check again without it")
             back = restore_files(restore, folder)
             return print(printable(f"{folder}: {len(back)} files moved back"))
         class_folders(folder)
@@ -991,10 +1002,14 @@ def transfer_check(
         try:
             for dest, rows in ((quarantine, None), (mend_leaks, surplus_copies(findings))):
                 if dest: moved.append((dest, quarantine_files(folder, findings, dest, rows=rows)))
-        finally: print(format_findings(findings), "", *(printable(f"all of it: {path}") for path in (csv, json) if path), sep="\n")
+        finally:
+            written = [printable(f"all of it: {path}") for path in (csv, json) if path]
+            print(format_findings(findings), "", *written, sep="\n")
         for dest, files in moved:
-            undo = shlex.join(["transfer_check", str(folder), "--restore", str(Path(dest) / _MOVED)])
-            print(printable(f"moved to {dest}: {len(files)} files" + (f"; back with {undo}" if files else "")))
+            moved_list = str(Path(dest) / _MOVED)
+            undo = shlex.join(["transfer_check", str(folder), "--restore", moved_list])
+            back = f"; back with {undo}" if files else ""
+            print(printable(f"moved to {dest}: {len(files)} files{back}"))
         moved = [file for _, files in moved for file in files]
         left = _left_over(findings, moved)
         if left.empty: return print("nothing would spoil a result" + (" any more" if moved else ""))

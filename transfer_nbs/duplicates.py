@@ -97,7 +97,8 @@ def _look_at(
         return columns
     def write(folder): np.savez(folder / "looks.npz", *compute())
     def read(folder):
-        with np.load(folder / "looks.npz") as looks: return looks["arr_0"], looks["arr_1"], looks["arr_2"]
+        with np.load(folder / "looks.npz") as looks:
+            return looks["arr_0"], looks["arr_1"], looks["arr_2"]
     key, megabytes = f"mirrored {READING} {file_stamps(files)}", 0.00021 * len(files)
     try: return cached("looks", key, write, megabytes=lambda: megabytes, read=read)
     except CacheFullError: return compute()
@@ -109,9 +110,10 @@ def close_pairs(
     threshold: int = SAME_PICTURE, # most bits in which two copies may differ
     mirrors: np.ndarray | None = None, # (N, 32), the fourth; None: no mirrored copies
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, bool]]: # rows, others, bits, whether mirrored
-    """Pairs whose hashes are close, a tile of all pairs at a time; so memory doesn't grow with the square.
+    """Pairs whose hashes are close, a tile of all pairs at a time.
 
-    How many bits differ is said of each pair. A row with itself, and pairs both ways round, are among them."""
+    So memory doesn't grow with the square. How many bits differ is said of each pair. A row with
+    itself, and pairs both ways round, are among them."""
     def signs(packed): return 2 * np.unpackbits(packed, axis=-1).astype(np.float32) - 1
     starts = range(0, len(hashes), 1024)
     for start, other in combinations_with_replacement(starts, 2):
@@ -183,9 +185,9 @@ def _align(
     levels: tuple[int, ...] = (32, 64, 128, 256), # pixels a side, from coarse to fine
     start: _Placed = (1, 0, 1, 0), # from where to search, as it is returned
 ) -> _Placed:
-    """Where the second image lies in the first: its u shows what the first shows at scale * u + shift.
+    """Where the second image lies in the first: its u shows what is at scale * u + shift there.
 
-    Lucas and Kanade's method (1981): least squares on the gradients, from a coarse view to a fine one."""
+    Lucas and Kanade's method (1981): least squares on the gradients, from a coarse view to a fine."""
     found = np.array(start, float)
     for count in levels:
         if count > levels[0] and count > 2 * max(*first.size, *second.size): break
@@ -337,9 +339,9 @@ def what_differs(
     if _lost(first) > _lost(second): first, second = second, first
     placed = _align(first, second, levels=(32, 64))
     one, two, _ = _lay_on(first, second, most=_COMPARED // 4, placed=placed)
-    if _local_difference(one, two).max() > _EVERYWHERE: return "differ in places"  # seen even in the small
+    if _local_difference(one, two).max() > _EVERYWHERE: return "differ in places"  # seen when small
     one, two, _ = _lay_on(first, second, placed=_UNMOVED)
-    if _agree(one, two) and _common_grain(one, two) >= _OTHER_GRAIN: return ""  # without the fine search
+    if _agree(one, two) and _common_grain(one, two) >= _OTHER_GRAIN: return ""  # no fine search
     placed = _align(first, second, levels=(128, 256), start=placed)
     one, two, placed = _lay_on(first, second, placed=placed)
     if not _agree(one, two): return "differ in places"
@@ -407,7 +409,7 @@ def _decide(
     digests: np.ndarray, # (N, 32) of uint8, of their bytes
     pairs: np.ndarray, # (P, 4), of `_candidates`
 ) -> tuple[np.ndarray, np.ndarray]: # (P,) same; (N,) of one colour; of bool
-    "Compare the images of each pair; looked up where images of these contents were compared before."
+    "Compare the images of each pair, or look up what was found for images of these contents."
     @lru_cache(maxsize=96)
     def prepared(row):
         with opened(files[row]) as image:
@@ -441,7 +443,8 @@ def check_bits(
     "Raise ValueError where so many bits make no sense."
     if not 0 <= threshold <= _MOST_BITS:
         least = "0 bits (only identical files count)"
-        raise ValueError(f"alike is {threshold}; it must lie between {least} and {_MOST_BITS}, such as {SAME_PICTURE}")
+        allowed = f"between {least} and {_MOST_BITS}, such as {SAME_PICTURE}"
+        raise ValueError(f"alike is {threshold}; it must lie {allowed}")
 
 def _worth_deciding(
     pairs: np.ndarray, # (P, 4), of `_candidates`
@@ -453,8 +456,8 @@ def _worth_deciding(
         pairs = pairs[[tuple(pair) not in known for pair in pairs[:, [0, 1, 3]].tolist()]]
     room = _MOST_COMPARED - len(decided)
     if len(pairs) <= room: return pairs
-    warnings.warn(f"{len(pairs) - room} pairs of images look alike and were not compared: they count as "
-                  "different images; --alike with fewer bits proposes fewer", stacklevel=4)
+    warnings.warn(f"{len(pairs) - room} pairs of images look alike and were not compared: "
+                  "they count as different images; --alike with fewer bits proposes fewer", stacklevel=4)
     return pairs[np.argsort(pairs[:, 2], kind="stable")[:room]]
 
 def _group_contents(
@@ -491,7 +494,7 @@ def group_alike(
     hashes: np.ndarray, # (N, 4, 32) of uint8, of `pack_hashes`
     colours: np.ndarray, # (N, 4, 4, 3) of uint8, of `colour_grid`
     *,
-    threshold: int = SAME_PICTURE, # bits in which images that look alike may differ; 0: only identical files count
+    threshold: int = SAME_PICTURE, # bits in which images that look alike may differ; 0: identical files
 ) -> Groups:
     "Tell copies from look-alikes, mirrored ones too; check and split both ask this, so they agree."
     _, rows, back = np.unique(digests, axis=0, return_index=True, return_inverse=True)
@@ -508,7 +511,7 @@ def group_alike(
 def find_alike(
     files: list[Path], # images
     *,
-    threshold: int = SAME_PICTURE, # bits in which images that look alike may differ; 0: only identical files count
+    threshold: int = SAME_PICTURE, # as for `group_alike`
 ) -> tuple[list[list[Path]], list[list[Path]]]: # groups of copies; groups that look alike
     """Group copies of one image, and different images that look alike, with their copies.
 
@@ -526,7 +529,7 @@ def find_alike(
 def find_duplicates(
     files: list[Path], # images
     *,
-    threshold: int = SAME_PICTURE, # bits in which the hashes of copies may differ; 0: only identical files count
+    threshold: int = SAME_PICTURE, # as for `group_alike`
 ) -> list[list[Path]]: # groups of two and more that show the same image, mirrored or not
     """Group the copies of each image; a copy of a copy is in the group too.
 

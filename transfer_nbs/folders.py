@@ -30,15 +30,19 @@ from .files import content_hash, file_stamps, files_below
 from .images import open_image
 
 # %% ../nbs/53_folders.ipynb #cell-14
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".jfi", ".jif", ".png", ".ppm", ".pgm", ".pbm", ".pnm", ".bmp",
-                    ".tif", ".tiff", ".webp")  # all names of the formats that are read
-_SIDES = {"train": ("train", "training"), "valid": ("valid", "val", "validation"), "test": ("test", "testing")}
-_SPLIT_NAMES = tuple(chain.from_iterable(_SIDES.values()))  # in any case, of folders that aren't classes
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".jfi", ".jif", ".png",
+                    ".ppm", ".pgm", ".pbm", ".pnm",
+                    ".bmp", ".tif", ".tiff", ".webp")  # all names of the formats that are read
+_SIDES = {"train": ("train", "training"),
+          "valid": ("valid", "val", "validation"),
+          "test": ("test", "testing")}
+_SPLIT_NAMES = tuple(chain.from_iterable(_SIDES.values()))  # in any case; such folders are no classes
 
 # %% ../nbs/53_folders.ipynb #layout-2
 _LATIN_LIKE = str.maketrans("АВЕКМНОРСТХІЈЅаеорсухіјѕ" "ΑΒΕΖΗΙΚΜΝΟΡΤΥΧο",  # Cyrillic and Greek letters
                             "ABEKMHOPCTXIJSaeopcyxijs" "ABEZHIKMNOPTYXo")
-_UNSEEN = {*map(chr, range(0xFE00, 0xFE10)), *"\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0"}  # and format characters
+_UNSEEN = {*map(chr, range(0xFE00, 0xFE10)),
+           *"\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0"}  # and format characters
 
 def _seen(
     name: str, # of a folder
@@ -53,7 +57,8 @@ def _one_width(
 ) -> str: # full-width letters, ligatures and the like as plain ones
     tags = ("<wide>", "<narrow>", "<compat>", "<noBreak>")
     def odd(letter): return unicodedata.decomposition(letter).startswith(tags)
-    return "".join(unicodedata.normalize("NFKC", letter) if odd(letter) else letter for letter in name)
+    def plain(letter): return unicodedata.normalize("NFKC", letter) if odd(letter) else letter
+    return "".join(map(plain, name))
 
 def _one_form(
     name: str, # of a folder
@@ -94,7 +99,8 @@ def class_folders(
     folder = Path(folder)
     if not folder.exists(): raise FileNotFoundError(f"{folder}: no such folder")
     if not folder.is_dir():
-        raise NotADirectoryError(f"{folder}: not a folder; give the folder that holds the class folders")
+        remedy = "give the folder that holds the class folders"
+        raise NotADirectoryError(f"{folder}: not a folder; {remedy}")
     folders = (path for path in folder.iterdir() if path.is_dir())
     return sorted((path for path in folders if not path.name.startswith(".")),
                   key=lambda path: path.name)
@@ -116,7 +122,9 @@ def _holds_sides(
 def side_folders(
     folder: str | Path, # FOLDER/<class>/..., or FOLDER/<side>/<class>/...
 ) -> dict[str, Path]: # side -> its folder; "" -> the folder itself where it isn't split
-    "The sides that a folder has. Two folders for one side, such as val and validation, keep their names."
+    """The sides that a folder has.
+
+    Two folders for one side, such as val and validation, keep their names."""
     folder, found = Path(folder), {side: [] for side in _SIDES}
     top = class_folders(folder)
     if not _holds_sides({path.name for path in top}): return {"": folder}
@@ -205,7 +213,7 @@ _WARNINGS = ("case of names", "test side")  # kinds of trouble that prevent no t
 def find_troubles(
     layout: Layout, # of `read_layout`
     *,
-    parts: int | None = None, # sides to divide the images among; None: two, or one if the folder is split
+    parts: int | None = None, # sides to divide the images among; None: two, or one if it is split
 ) -> list[_Trouble]: # empty where nothing prevents training
     "All that prevents training on a folder."
     split = "" not in layout.paths
@@ -253,8 +261,9 @@ def _side_troubles(
     elif "valid" not in names and len(names["train"]) == 1:
         train = layout.paths["train"]
         keep = f", and put {layout.folder / names['test'][0]} into NEW" if "test" in names else ""
-        texts.append(f"has {train.name} but no valid, val or validation beside it; give {train} itself to have "
-                     f"it split on the fly, or make both sides with transfer_split {train} NEW{keep}")
+        texts.append(f"has {train.name} but no valid, val or validation beside it; "
+                     f"give {train} itself to have it split on the fly, "
+                     f"or make both sides with transfer_split {train} NEW{keep}")
     return [_Trouble("layout", "", "", text) for text in texts]
 
 def _one_class(
@@ -304,7 +313,9 @@ def _alike_classes(
     side: str, # to train on
     names: list[str], # of its class folders
 ) -> list[_Trouble]:
-    "Classes that are probably one. A difference in case is only a warning: A and a may be two letters."
+    """Classes that are probably one.
+
+    A difference in case is only a warning: A and a may be two letters."""
     troubles = []
     for name, other, way in _alike_pairs(names, names):
         if name > other: continue  # each pair once
@@ -399,7 +410,8 @@ def find_images(
     sides = side_folders(folder)
     if "" not in sides:
         names = ", ".join(path.name for path in sides.values())
-        remedy = f"give the folder whose sub-folders are the classes, such as {next(iter(sides.values()))}"
+        first = next(iter(sides.values()))
+        remedy = f"give the folder whose sub-folders are the classes, such as {first}"
         raise ValueError(f"{folder}: holds sides ({names}), not classes; {remedy}")
     return trainable_layout(folder, parts=parts).images[""]
 
@@ -427,8 +439,8 @@ def naming_broken(
         if len(broken) == 1: raise ValueError(one_line(*broken.values())) from error
         names = listed([path.relative_to(folder).as_posix() for path in broken])
         command = shlex.join(["transfer_check", str(folder)])
-        raise ValueError(f"{folder}: {len(broken)} images can't be read: {names}; {command} says why, and "
-                         "with --quarantine DIR moves broken ones away") from error
+        remedy = f"{command} says why, and with --quarantine DIR moves broken ones away"
+        raise ValueError(f"{folder}: {len(broken)} images can't be read: {names}; {remedy}") from error
 
 # %% ../nbs/53_folders.ipynb #97f9b5f9
 def content_hashes(
@@ -438,7 +450,8 @@ def content_hashes(
     def compute(): return list(in_threads(content_hash, files, "reading files"))
     def write(folder): np.save(folder / "hashes.npy", np.array(compute()))
     def read(folder): return np.load(folder / "hashes.npy").tolist()
-    try: return cached("hashes", file_stamps(files), write, megabytes=lambda: 0.0003 * len(files), read=read)
+    def size(): return 0.0003 * len(files)
+    try: return cached("hashes", file_stamps(files), write, megabytes=size, read=read)
     except CacheFullError: return compute()
 
 
@@ -446,10 +459,13 @@ def images_digest(
     table: pd.DataFrame,  # columns file (relative to `folder`), class and split
     folder: str | Path,  # what the files are relative to
 ) -> str:  # 64 hexadecimal digits
-    "A digest of which images are used for what, in the table's order: by name, class, split and content."
+    """A digest of which images are used for what, in the table's order.
+
+    It depends on their names, classes, splits and contents."""
     hashes = content_hashes([Path(folder) / file for file in table["file"]])
     rows = table[["file", "class", "split"]].assign(hash=hashes)
-    return sha256(rows.to_csv(index=False, lineterminator="\n").encode(errors="surrogateescape")).hexdigest()
+    text = rows.to_csv(index=False, lineterminator="\n")
+    return sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 def split_hash(
