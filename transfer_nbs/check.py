@@ -1010,8 +1010,8 @@ def transfer_check(
             undo = shlex.join(["transfer_check", str(folder), "--restore", moved_list])
             back = f"; back with {undo}" if files else ""
             print(printable(f"moved to {dest}: {len(files)} files{back}"))
-        moved = [file for _, files in moved for file in files]
-        left = _left_over(findings, moved)
-        if left.empty: return print("nothing would spoil a result" + (" any more" if moved else ""))
+        files = sum((files for _, files in moved), [])
+        left = _left_over(findings, files)
+        if left.empty: return print("nothing would spoil a result" + (" any more" if files else ""))
         print(f"{len(left)} of these would spoil a result: mend them before you train")
         raise SystemExit(1)

@@ -27,7 +27,7 @@ from .hardware import Precision, slow_gradients
 def eval_mode(
     module: nn.Module,  # any module
 ) -> Iterator[None]:
-    "Put a module into eval mode for a `with` block, and every part back into its own mode after it."
+    "Put a module into eval mode for a `with` block, and every part back into its mode after it."
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try: yield
@@ -123,7 +123,7 @@ def frozen_weights_cast(
 
 # %% ../nbs/56_fusion.ipynb #f9de2386
 class _ExactInputGradient(torch.autograd.Function):
-    "A convolution that computes the gradient for its input in float32, and all else as autocast would."
+    "A convolution with the gradient for its input in float32, and all else as autocast would have it."
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)
     def forward(ctx, images, weight, bias, options):

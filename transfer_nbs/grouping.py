@@ -27,7 +27,8 @@ def in_groups(
 ) -> list[list[int]]:  # every row once
     "Groups of rows, and each other row as a group of its own."
     left = set(rows)
-    found = [[row for row in group if row in left] for group in groups]
+    def kept(group): return [row for row in group if row in left]
+    found = [kept(group) for group in groups]
     grouped = set().union(*found)
     return [group for group in found if group] + [[row] for row in rows if row not in grouped]
 

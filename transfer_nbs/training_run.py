@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 
 import pandas as pd
 import torch
@@ -34,7 +34,7 @@ def check_groups(
 ) -> list[list[nn.Parameter]]:  # the same groups
     "Raise ValueError unless every parameter is in exactly one group."
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    counts = Counter(id(parameter) for group in groups for parameter in group)
+    counts = Counter(map(id, chain.from_iterable(groups)))
     twice = sorted({names.get(key, "unknown") for key, count in counts.items() if count > 1})
     missing = [name for key, name in names.items() if key not in counts]
     if twice:
@@ -185,7 +185,7 @@ class TrainingRun:
         return len(self.history) < self.end
 
     def _seen(self, loader: DataLoader, way: Precision) -> tuple[nn.Module, Iterable]:
-        "The head and what a frozen backbone makes of the images; or the whole model and the images."
+        "The head and the features of a frozen backbone; or the whole model and the images."
         if not self.frozen[way]: return self.model, loader
         return self.model.head, self.frozen[way](loader, epoch=len(self.history))
 
