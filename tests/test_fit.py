@@ -29,7 +29,8 @@ from transfer_nbs.split import split_folder
 from transfer_nbs.training_run import DivergedError
 from transfer_nbs.bundle import checkpoint_path
 from transfer_nbs.checkpoint import FitSettings
-from transfer_nbs.your_images import fit_bundle, read_parts, read_winner, transfer_fit
+from transfer_nbs.commands import transfer_fit
+from transfer_nbs.your_images import fit_bundle, read_parts, read_winner
 
 KILLS = int(os.environ.get("TRANSFER_KILLS", "3").replace("all", "20"))  # random moments at which a training is killed
 SEED = int(os.environ.get("TRANSFER_SEED", random.SystemRandom().randrange(10**6)))  # of these moments

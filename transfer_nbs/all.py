@@ -34,8 +34,7 @@ from .images import open_image
 from .recipes import RECIPES, train_recipe
 from .settings import TrainSettings
 from .split import split_images
-from .training import (Phase, Recipe, body_and_head, evaluate,
-                                   fit, from_scratch, random_features)
+from .training import Phase, Recipe, body_and_head, evaluate, fit, from_scratch, random_features
 from .views import ImageSpec
 from .your_images import fit_bundle
 
