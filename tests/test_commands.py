@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from transfer_nbs.cache import cache_folder
-from transfer_nbs.training import choose_precision
+from transfer_nbs.hardware import choose_precision
 
 BIN = Path(sys.executable).parent
 REAL = Path(__file__).resolve().parent.parent.parent / "shared" / "real"

@@ -18,7 +18,7 @@ import pytest
 import torch
 from test_commands import BIN, REAL, assert_one_line_error, run
 
-from transfer_nbs.backbone import read_weights
+from transfer_nbs.weight_files import read_weights
 from transfer_nbs.bundle import _digest, load_bundle
 from transfer_nbs.clothes import make_clothes
 from transfer_nbs.compare import CompareSettings
