@@ -43,7 +43,7 @@ _ONE_FOLDER = "put their images into one folder"
 
 _SPOILS = {  # kind -> what it is, what to do; what matters most comes first
     "leak": ("one image on two sides of the split",
-             "move it out of train with --mend_leaks, or put the sides together and split again"),
+             "move it out of train with --mend-leaks, or put the sides together and split again"),
     "two labels": ("one image in two classes",
                    "decide which label is right and remove the other file"),
     "layout": ("classes or sides that can't be used as they are",

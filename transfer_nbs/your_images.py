@@ -72,7 +72,7 @@ def check_compared(
     chose, data = table[table["split"] != "test"], record["data"]
     if split_hash(chose) != data["split"]:
         raise ValueError(f"{run} compared recipes on other images than these of {folder}, or on another split of them: "
-                         "compare this folder anew, with the same --valid_fraction, --test_fraction, --alike and --order")
+                         "compare this folder anew, with the same --valid-fraction, --test-fraction, --alike and --order")
     if "images" in data and images_digest(chose, folder) != data["images"]:
         raise ValueError(f"{run} compared recipes on images that were other ones then, under the same names: "
                          "compare this folder anew")
