@@ -15,7 +15,8 @@ import pandas as pd
 import torch
 from fastcore.script import Param, call_parse
 
-from transfer_nbs.backbone import BUNDLED_ARCH, BUNDLED_WEIGHTS, create_body
+from transfer_nbs.backbone import create_body
+from transfer_nbs.named_weights import BUNDLED_ARCH, BUNDLED_WEIGHTS
 from transfer_nbs.files import check_writable
 from transfer_nbs.data import read_folder
 from transfer_nbs.formulas import SHAPES, SURFACES

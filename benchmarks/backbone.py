@@ -13,7 +13,8 @@ import pandas as pd
 import torch
 from fastcore.script import Param, call_parse
 
-from transfer_nbs.backbone import BUNDLED_ARCH, bundled_weights, create_body
+from transfer_nbs.backbone import create_body
+from transfer_nbs.named_weights import BUNDLED_ARCH, bundled_weights
 from transfer_nbs.clothes import practice_folder
 from transfer_nbs.compare import CompareSettings, run_recipe
 from transfer_nbs.recipes import RECIPES

@@ -11,7 +11,8 @@ import torch
 from fastcore.script import call_parse
 from torchvision import models
 
-from transfer_nbs.backbone import colour_statistics, read_weights
+from transfer_nbs.weight_files import read_weights
+from transfer_nbs.named_weights import colour_statistics
 from transfer_nbs.files import check_writable
 from transfer_nbs.intervals import accuracy_interval
 from transfer_nbs.data import make_loaders, read_folder

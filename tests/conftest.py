@@ -10,6 +10,12 @@ import transfer_nbs  # noqa: F401  before torch, whose threads then wait without
 from bundles import copy, figures, inbox, saved, trained  # noqa: F401  fixtures
 
 
+def pytest_collection_modifyitems(items):
+    "Whatever opens a browser has the marker `browser`."
+    for item in items:
+        if {"browser", "chromium"} & set(item.fixturenames): item.add_marker("browser")
+
+
 @pytest.fixture(scope="session")
 def chromium():
     "Chromium or Chrome, as the system or playwright has it; None without one."

@@ -13,7 +13,7 @@ import torch
 import torchvision
 
 import transfer_nbs.cache as cache
-from transfer_nbs.cache import DIGESTS, cached
+from transfer_nbs.cache import _DIGESTS, cached
 from transfer_nbs.clothes import make_clothes
 from transfer_nbs.compare import CompareSettings
 from transfer_nbs.recipes import RECIPES, train_recipe
@@ -108,7 +108,7 @@ def entries(root): return sorted(path for path in root.iterdir() if not path.nam
 
 
 def damage(entry: Path, which: int, how: str) -> None:
-    files = [path for path in sorted(entry.iterdir()) if path.name != DIGESTS]
+    files = [path for path in sorted(entry.iterdir()) if path.name != _DIGESTS]
     DAMAGES[how](files[which % len(files)])
 
 
@@ -135,7 +135,7 @@ def test_one_damaged_entry_heals(kind, filled, train, expected):
 @pytest.mark.parametrize("how", DIGEST_DAMAGES)
 def test_damaged_digests_heal(how, filled, train, expected):
     for entry in entries(filled):
-        (entry / DIGESTS).write_text(DIGEST_DAMAGES[how]((entry / DIGESTS).read_text()))
+        (entry / _DIGESTS).write_text(DIGEST_DAMAGES[how]((entry / _DIGESTS).read_text()))
         damage(entry, 0, "zeros")
     assert train() == expected
     cache._checked.clear()

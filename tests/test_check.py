@@ -15,7 +15,7 @@ import pytest
 from PIL import ExifTags, Image, ImageDraw, ImageFilter, ImageOps
 from test_commands import REAL, assert_one_line_error, run
 
-from transfer_nbs import check
+from transfer_nbs import check, examine
 from transfer_nbs.files import claim
 
 
@@ -53,6 +53,9 @@ def checked(folder: Path, tmp_path: Path, *options) -> tuple:
     assert "Traceback" not in done.stderr and done.returncode in (0, 1), done.stderr
     assert state(folder) == before
     return done, pd.read_csv(tmp_path / "report.csv", keep_default_na=False, dtype=str), json.loads((tmp_path / "report.json").read_text())
+
+
+COLUMNS = ["level", "kind", "file", "class", "split", "detail", "other_file", "other_class", "other_split", "what_to_do"]
 
 
 def chunk(name: bytes, content: bytes) -> bytes:
@@ -98,7 +101,7 @@ def troubled(tmp_path):
     os.symlink(tmp_path / "gone.jpg", folder / cats / "link.jpg")
     os.mkfifo(folder / cats / "pipe.jpg")
     kinds |= {cats + "link.jpg": "unreadable", cats + "pipe.jpg": "no picture"}
-    with open(folder / cats / "huge.jpg", "wb") as file: file.truncate(check.IN_MEMORY + 10**6)
+    with open(folder / cats / "huge.jpg", "wb") as file: file.truncate(examine._IN_MEMORY + 10**6)
     kinds[cats + "huge.jpg"] = "broken"
 
     save(picture(49), tmp_path / "other.jpg")
@@ -155,7 +158,7 @@ def test_every_kind_of_file_gets_its_line(troubled, tmp_path):
     found = kinds_found(pd.DataFrame(report["findings"]))
     for name, kind in kinds.items(): assert found.get(name, set()) == ({kind} if kind else set()), (name, kind, found.get(name))
     assert set(found) == {name for name, kind in kinds.items() if kind} | {f"train/cats/{number:03d}.jpg" for number in (0, 1, 2, 3, 4)} | {""}
-    assert report["findings"][0]["kind"] == "leak" and list(table) == check.COLUMNS and len(table) == len(report["findings"])
+    assert report["findings"][0]["kind"] == "leak" and list(table) == COLUMNS and len(table) == len(report["findings"])
     for kind in set(kinds.values()) - {None}: assert f"{kind} (" in done.stdout, kind
     assert "\x1b" not in done.stdout
     assert report["files"] == sum(1 for path in folder.rglob("*") if not path.is_dir() and path.name[0] != ".")
@@ -166,7 +169,7 @@ def test_each_file_is_opened_once(troubled, monkeypatch):
     def counting(path, mode):
         opened.append(path)
         return open(path, mode)
-    monkeypatch.setattr(check, "open", counting, raising=False)
+    monkeypatch.setattr(examine, "open", counting, raising=False)
     check.check_folder(troubled[0])
     assert len(opened) == len(set(opened)) > 100
 
@@ -216,7 +219,7 @@ def test_quarantine_and_back(troubled, tmp_path):
     before, dest = state(folder), tmp_path / "bad"
     done = run("transfer_check", folder, "--quarantine", dest)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    gone = {name for name, kind in kinds.items() if kind in check.UNDECODABLE}
+    gone = {name for name, kind in kinds.items() if kind in examine.UNDECODABLE}
     assert {os.fsdecode(name) for name in set(before) - set(state(folder))} == gone
     assert all((dest / name).is_file() for name in gone)
     assert "moved.jsonl" in done.stdout

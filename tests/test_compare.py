@@ -14,7 +14,8 @@ from PIL import Image
 
 from transfer_nbs.bundle import make_bundle
 from transfer_nbs.chart import plot_compare
-from transfer_nbs.compare import CompareSettings, transfer_compare, write_tables
+from transfer_nbs.commands import transfer_compare
+from transfer_nbs.compare import CompareSettings, write_tables
 from transfer_nbs.recipes import RECIPES, train_recipe
 from transfer_nbs.run_folder import read_record, read_result, read_run
 from transfer_nbs.time_left import expected_work, seconds_left
@@ -288,7 +289,7 @@ def test_the_commonest_class_stands_beside_the_accuracies(capsys, tmp_path):
     status, lines = status_and_lines(capsys, images, out=out)
     assert status == 0 and "always answering common would be right in 90.0%" in lines
     assert any(line.startswith("recall of each class with ") and "common " in line and "rare " in line for line in lines)
-    (results, correct), summary = read_run(out), pd.read_csv(out / "summary.csv").set_index("recipe")
+    (_, correct), summary = read_run(out), pd.read_csv(out / "summary.csv").set_index("recipe")
     rare = np.array([file.startswith("rare") for file in pd.read_csv(out / "split.csv").query("split == 'valid'")["file"]])
     for name, right in correct.items(): assert summary.balanced_accuracy[name] == pytest.approx((right[:, rare].mean() + right[:, ~rare].mean()) / 2)
     with patch("transfer_nbs.compare.plot_compare", wraps=plot_compare) as plot: write_tables(out)

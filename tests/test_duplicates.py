@@ -105,7 +105,7 @@ def test_forms_can_be_trained_on(tmp_path):
         warnings.simplefilter("error")
         assert split_images(tmp_path / "forms", alike=0)["split"].value_counts().to_dict() == {"train": 16, "valid": 4}
     findings = check_folder(tmp_path / "forms").query("other_file != ''")
-    assert set(findings["kind"]) <= {"alike", "alike in two classes"} and len(findings) >= 18 and set(findings["level"]) == {"note"}
+    assert set(findings["kind"]) == {"alike in two classes"} and len(findings) >= 18 and set(findings["level"]) == {"note"}
     assert not findings["what_to_do"].str.contains("remove").any()
     assert check_folder(tmp_path / "forms", alike=0).query("other_file != ''").empty
 

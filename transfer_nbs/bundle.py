@@ -27,7 +27,8 @@ from torch import nn
 from torch.nn import functional as F
 from torchvision import models
 
-from .backbone import get_model, linear_head, load_body
+from .backbone import get_model, linear_head
+from .named_weights import load_body
 from .calibration import at_bound, calibration_error, fit_temperature
 from .concat_pooling_head import concat_pooling_head, deeper_head
 from .console import listed, one_line, printable
@@ -35,7 +36,7 @@ from .views import ImageSpec
 from .files import claim, content_hash, replace_folder, write_folder
 from .inference import AnyImage, as_images, forget_copy, image_logits
 from .intervals import accuracy_interval
-from .split import images_digest, split_hash
+from .folders import images_digest, split_hash
 from .training import Recipe
 from .weight_files import check_numbers, weights_file, weights_name
 

@@ -39,44 +39,57 @@ def _short_time(seconds) -> str:
 def _text_width(text, size, weight="normal") -> float:
     "Width of `text` in points."
     font = FontProperties(size=size, weight=weight)
-    return TextPath((0, 0), text, size=size, prop=font).get_extents().width if text.strip() else 0.0
+    if not text.strip(): return 0.0
+    return TextPath((0, 0), text, size=size, prop=font).get_extents().width
 
 def conclusion(summary) -> str:
     "The comparison's result as one sentence."
-    lost, sound = (summary[(summary.verdict == "diverged") == diverged] for diverged in (True, False))
-    if sound.empty: return "every recipe diverged" if len(lost) > 1 else f"{lost.recipe.iloc[0]} diverged"
-    end = "" if lost.empty else f"; {lost.recipe.iloc[0] if len(lost) == 1 else f'{len(lost)} others'} diverged"
+    diverged = summary.verdict == "diverged"
+    lost, sound = summary.recipe[diverged].tolist(), summary[~diverged]
+    if sound.empty: return "every recipe diverged" if len(lost) > 1 else f"{lost[0]} diverged"
+    def one_or_many(names): return names[0] if len(names) == 1 else f"{len(names)} others"
+    end = f"; {one_or_many(lost)} diverged" if lost else ""
     best = sound.recipe[sound.verdict == "best"].iloc[0]
     others, equal = len(sound) - 1, sound.recipe[sound.verdict == "no difference shown"].tolist()
-    if not others: return f"{best}, alone in this comparison" if lost.empty else f"{best} is left{end}"
-    if not equal: return f"{best} is best, ahead of {('the other', 'both others', 'all others')[min(others, 3) - 1]}{end}"
-    untold = f"{equal[0] if len(equal) == 1 else f'{len(equal)} others'} cannot be told from it"
+    if not others: return f"{best} is left{end}" if lost else f"{best}, alone in this comparison"
+    if not equal:
+        behind = ("the other", "both others", "all others")[min(others, 3) - 1]
+        return f"{best} is best, ahead of {behind}{end}"
+    untold = f"{one_or_many(equal)} cannot be told from it"
     if len(equal) == others > 1: untold = "none of the others can be told from it"
     return f"{best} has the highest mean; {untold}{end}"
 
 # %% ../nbs/59_chart.ipynb #cell-65
 def plot_compare(
-    summary: pd.DataFrame,     # a row for each recipe: recipe, runs, mean, low, high, verdict; seconds if known
-    results: pd.DataFrame,     # a row for each recipe and seed: recipe, valid_accuracy; trained_parameters if known
+    summary: pd.DataFrame,  # recipe, runs, mean, low, high, verdict; seconds if known
+    results: pd.DataFrame,  # recipe, valid_accuracy; trained_parameters if known
     *,
-    ax: Axes | None = None,    # where to draw; None makes a figure of fitting size
+    ax: Axes | None = None,  # where to draw; None makes a figure of fitting size
     title: str | None = None,  # None: the conclusion in words
-    baselines: Sequence[str] = ("from_scratch", "random_features"),  # recipes that stand below the rule
-    commonest: float | None = None,  # accuracy of always answering the commonest class, drawn as a dotted line; None: no line
+    baselines: Sequence[str] = ("from_scratch", "random_features"),  # recipes below the rule
+    commonest: float | None = None,  # accuracy of always answering the commonest class
 ) -> Axes:
-    "Draw recipes with their seeds, means and 95% intervals, the best on top and baselines below a rule."
+    """Draw recipes with their seeds, means and 95% intervals.
+
+    The best is on top, and the baselines are below a rule. `summary` has a row for each recipe,
+    `results` one for each recipe and seed. The accuracy of always answering the commonest class is
+    drawn as a dotted line."""
     order = summary.assign(baseline=summary.recipe.isin(baselines), lead=summary.verdict == "best",
                            lost=summary.verdict == "diverged")
-    order = order.sort_values(["baseline", "lost", "mean", "lead"], ascending=[True, True, False, False], kind="stable")
+    ascending = dict(baseline=True, lost=True, mean=False, lead=False)
+    order = order.sort_values(list(ascending), ascending=list(ascending.values()), kind="stable")
     order = order.reset_index(drop=True)
     techniques = int((~order.baseline).sum())
     apart = 0 < techniques < len(order)
     rows = [k + 0.9 * (apart and k >= techniques) for k in range(len(order))]
     columns = _columns(order, results)
-    label_width = max(_text_width(r.recipe, 10, "bold" if r.lead else "normal") for r in order.itertuples()) + 3.5
+    weights = ["bold" if lead else "normal" for lead in order.lead]
+    labels = [_text_width(name, 10, weight) for name, weight in zip(order.recipe, weights)]
+    label_width = max(labels) + 3.5
     width = label_width + 4 * 72 + sum(column[2] + 16 for column in columns)  # in points
     title = title or conclusion(summary)
-    title = textwrap.fill(title, max(30, int(0.95 * len(title) * width / _text_width(title, 12, "bold"))))
+    fitting = int(0.95 * len(title) * width / _text_width(title, 12, "bold"))  # letters in a line
+    title = textwrap.fill(title, max(30, fitting))
     if ax is None:
         height = 0.36 * (rows[-1] + 1) + 1.35 + 0.2 * title.count("\n")
         figure, ax = plt.subplots(figsize=(width / 72 + 0.4, height), layout="constrained")
@@ -85,22 +98,24 @@ def plot_compare(
     seeds_of = results.groupby("recipe").valid_accuracy
     if apart:
         ax.axhline(techniques - 0.07, color="0.75", linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
-        ax.annotate("baselines", (0, techniques - 0.07), (-4, 0), xycoords=ax.get_yaxis_transform(), ha="right",
-                    va="center", textcoords="offset points", fontsize=9, color="0.45", style="italic",
-                    annotation_clip=False)
-    for mean in summary["mean"][summary.verdict == "best"]: ax.axvline(mean, color=STRONG, linewidth=0.8, alpha=0.35, zorder=0)
+        ax.annotate("baselines", (0, techniques - 0.07), (-4, 0), textcoords="offset points",
+                    xycoords=ax.get_yaxis_transform(), ha="right", va="center", fontsize=9,
+                    color="0.45", style="italic", annotation_clip=False)
+    for mean in summary["mean"][summary.verdict == "best"]:
+        ax.axvline(mean, color=STRONG, linewidth=0.8, alpha=0.35, zorder=0)
     for y, row in zip(rows, order.itertuples()):
         color = MUTED if row.verdict.startswith(BEHIND) else STRONG
-        ax.plot([row.low, row.high], [y, y], color=color, linewidth=2.2, solid_capstyle="round", zorder=2)
+        ends = [row.low, row.high]
+        ax.plot(ends, [y, y], color=color, linewidth=2.2, solid_capstyle="round", zorder=2)
         if row.runs > 1:
             dots = seeds_of.get_group(row.recipe)
             ax.scatter(dots, [y + 0.27] * len(dots), s=11, color=color, alpha=0.6, linewidth=0, zorder=2)
-        ax.scatter(row.mean, y, s=62, facecolor="white" if row.baseline else color, edgecolor=color, linewidth=1.8,
-                   zorder=3)
+        inside = "white" if row.baseline else color
+        ax.scatter(row.mean, y, s=62, facecolor=inside, edgecolor=color, linewidth=1.8, zorder=3)
     offset = 14
     for header, texts, wide, right in columns:
-        place = dict(textcoords="offset points", fontsize=9, va="center", ha="right" if right else "left",
-                     annotation_clip=False, xycoords=ax.get_yaxis_transform())
+        place = dict(textcoords="offset points", xycoords=ax.get_yaxis_transform(), fontsize=9,
+                     va="center", ha="right" if right else "left", annotation_clip=False)
         x = offset + (wide if right else 0)
         ax.annotate(header, (1, -0.95), (x, 0), color="0.45", **place)
         for y, text, verdict in zip(rows, texts, order.verdict):
@@ -114,8 +129,10 @@ def plot_compare(
                   fontweight="bold" if verdict == "best" else "normal")
     ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100*value:.4g}%"))
-    low, high = min(order.low.min(), seeds_of.min().min()), max(order.high.max(), seeds_of.max().max())
-    shown = commonest is not None and bool(low - (high - low) <= commonest <= high + (high - low))
+    low = min(order.low.min(), seeds_of.min().min())
+    high = max(order.high.max(), seeds_of.max().max())
+    reach = high - low  # a dotted line farther away would squeeze all else
+    shown = commonest is not None and bool(low - reach <= commonest <= high + reach)
     if shown:
         ax.axvline(commonest, color="0.4", linewidth=1, linestyle=":", zorder=0)
         low, high = min(low, commonest), max(high, commonest)
@@ -129,13 +146,17 @@ def plot_compare(
     dotted = "\ndotted: always answering the commonest class" * shown
     ax.set_xlabel(f"validation accuracy, 95% interval ({note}){dotted}", fontsize=9, color="0.35")
     text = ax.set_title(title, loc="left", fontsize=12, fontweight="bold", color="0.15", pad=26)
-    text.set_transform(text.get_transform() + ScaledTranslation(-label_width / 72, 0, ax.figure.dpi_scale_trans))
+    over_labels = ScaledTranslation(-label_width / 72, 0, ax.figure.dpi_scale_trans)
+    text.set_transform(text.get_transform() + over_labels)
     return ax
 
 # %% ../nbs/59_chart.ipynb #ae0808f2
 def _columns(order, results) -> list:
-    "The text columns beside the picture: (header, texts, width in points, right-aligned); unknown ones are left out."
-    accuracy = [f"{100*r.mean:.1f} [{100*r.low:.1f}, {100*r.high:.1f}]" for r in order.itertuples()]
+    """The text columns beside the picture: (header, texts, width in points, right-aligned).
+
+    Columns whose values are unknown are left out."""
+    percent = 100 * order[["mean", "low", "high"]]
+    accuracy = [f"{r.mean:.1f} [{r.low:.1f}, {r.high:.1f}]" for r in percent.itertuples()]
     columns = [("accuracy in %", accuracy, True)]
     if "seconds" in order and order.seconds.notna().all():
         columns.append(("time a run", [_short_time(value) for value in order.seconds], True))
@@ -143,19 +164,22 @@ def _columns(order, results) -> list:
         trained = results.groupby("recipe").trained_parameters.max()
         columns.append(("trained", [_short_number(trained[name]) for name in order.recipe], True))
     columns.append(("", order.verdict.tolist(), False))
-    width = lambda head, texts: max(_text_width(text, 9) for text in [head, *texts])
+    def width(head, texts): return max(_text_width(text, 9) for text in [head, *texts])
     return [(head, texts, width(head, texts), right) for head, texts, right in columns]
 
 # %% ../nbs/59_chart.ipynb #cell-67
 def format_table(
-    summary: pd.DataFrame,  # recipe, mean, low, high, errors, seconds, verdict, one row for each recipe
+    summary: pd.DataFrame,  # recipe, mean, low, high, errors, seconds, verdict
 ) -> str:  # lines of at most 100 characters
-    "The comparison as a text table, the best first."
+    "The comparison as a text table with a row for each recipe, the best first."
     order = summary.assign(lead=summary.verdict == "best", sound=summary.verdict != "diverged")
     order = order.sort_values(["sound", "mean", "lead"], ascending=False, kind="stable")
-    columns = {"recipe": order.recipe.map(lambda name: name if len(name) <= 30 else name[:29] + "…"),
-               "accuracy [95% interval]": [f"{r.mean:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in order.itertuples()],
-               "errors": order.errors.map("{:.0f}".format), "seconds": order.seconds.map("{:.1f}".format),
+    accuracy = [f"{r.mean:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in order.itertuples()]
+    def shortened(name): return name if len(name) <= 30 else name[:29] + "…"
+    columns = {"recipe": order.recipe.map(shortened),
+               "accuracy [95% interval]": accuracy,
+               "errors": order.errors.map("{:.0f}".format),
+               "seconds": order.seconds.map("{:.1f}".format),
                "verdict": order.verdict}
     padded = {}
     for head, texts in columns.items():
@@ -183,11 +207,12 @@ def show_images(
     if not len(images): raise ValueError("no images to show; give one or more")
     rows, height = math.ceil(len(images) / columns), 1.0 if titles is None else 1.2
     columns = min(columns, len(images))
-    if ax is None: _, ax = plt.subplots(figsize=(1.2 * columns, 1.2 * height * rows), layout="constrained")
+    shape = (1.2 * columns, 1.2 * height * rows)
+    if ax is None: _, ax = plt.subplots(figsize=shape, layout="constrained")
     for index, image in enumerate(images):
         image = _as_array(image, spec)
         high, wide = (side * 0.47 / max(image.shape[:2]) for side in image.shape[:2])
-        x, y = index % columns + 0.5, (index // columns + 1) * height - 0.5  # centre of the image's square
+        x, y = index % columns + 0.5, (index // columns + 1) * height - 0.5  # its square's centre
         ax.imshow(image, extent=(x - wide, x + wide, y + high, y - high))
         if titles is not None: ax.text(x, y - 0.52, titles[index], ha="center", va="bottom", fontsize=8)
     ax.set(xlim=(0, columns), ylim=(rows * height, 0))

@@ -26,7 +26,7 @@ from .hardware import (Precision, check_computing, choose_device, choose_precisi
                                    recorded_precision)
 from .recipes import RECIPES, find_recipe
 from .settings import TrainSettings
-from .split import images_digest, split_hash
+from .folders import images_digest, split_hash
 from .training_run import divide_epochs
 
 # %% ../nbs/36_checkpoint.ipynb #your-22

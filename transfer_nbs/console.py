@@ -28,15 +28,22 @@ def listed(
     most: int = 20, # how many to write out
 ) -> str: # "a, b, c and 3 more"
     "Names in one line of text, a long list cut short."
-    return ", ".join(map(str, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more
 
 # %% ../nbs/50_console.ipynb #cell-42
+def _is_on_a_page(stream) -> bool:
+    "Whether what is written goes to a notebook."
+    return type(stream).__module__.startswith("ipykernel")
+
 def progress_bar(
     *iterable, # what to go through, or nothing
     **options, # of tqdm
 ) -> tqdm:
-    "A progress bar for what takes longer than a second; it leaves nothing behind, and nothing is shown where the output goes to a file."
-    if type(sys.stdout).__module__.startswith("ipykernel"): options["file"] = sys.stdout # a page; what goes to stderr is red there
+    """A progress bar for what takes longer than a second; it leaves nothing behind.
+
+    Nothing is shown where the output goes to a file."""
+    if _is_on_a_page(sys.stdout): options["file"] = sys.stdout  # what goes to stderr is red there
     else: options["disable"] = None
     return tqdm(*iterable, leave=False, delay=1, **options)
 
@@ -47,37 +54,41 @@ def in_threads(
     title: str, # shown by the progress bar
 ) -> Iterator: # the results, in the order of the files
     "Call a function for many files on all cores; reading and decoding run outside Python's lock."
-    with ThreadPoolExecutor() as pool, progress_bar(total=len(files), desc=title, unit="file") as bar:
+    progress = progress_bar(total=len(files), desc=title, unit="file")
+    with ThreadPoolExecutor() as pool, progress:
         for start in range(0, len(files), 1024):  # so that no more than these wait
             for result in pool.map(function, files[start:start + 1024]):
-                bar.update()
+                progress.update()
                 yield result
 
 # %% ../nbs/50_console.ipynb #console-15
 def one_line(
     error: Exception, # or a warning
 ) -> str: # its message
-    "The message of an error or a warning as one line that any terminal can show; of a system error, file and reason."
+    "The message of an error or a warning as one line; of a system error, file and reason."
     text = str(error)
-    if isinstance(error, OSError) and error.strerror: text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
     return printable(" ".join(text.split())) or type(error).__name__
 
 def _open_streams() -> None:
     "Give standard input, output and error something to lead to where they were closed."
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try: os.fstat(number)
-        except OSError: os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+        except OSError: os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: this one
         if getattr(sys, name) is None: setattr(sys, name, open(os.devnull, mode))
     for stream in (sys.stdout, sys.stderr):
-        with suppress(AttributeError, ValueError): stream.reconfigure(errors="backslashreplace")  # a notebook's has no such method
+        with suppress(AttributeError, ValueError):  # a notebook's stream has no such method
+            stream.reconfigure(errors="backslashreplace")
 
 class _Patient:
-    "A stream that goes on without a word where nobody takes what is written to it, and remembers why."
+    "A stream that goes on in silence where nobody takes what is written to it, and remembers why."
     def __init__(self, stream, shown=False): # shown: whether control characters are written out
         self.stream, self.shown, self.error = stream, shown, None
 
     def write(self, text):
-        self._try(self.stream.write, "\n".join(map(printable, text.split("\n"))) if self.shown else text)
+        shown = "\n".join(map(printable, text.split("\n"))) if self.shown else text
+        self._try(self.stream.write, shown)
         return len(text)
 
     def flush(self): self._try(self.stream.flush)
@@ -88,7 +99,7 @@ class _Patient:
         except (OSError, ValueError) as error:
             self.error = error
             with suppress(OSError, ValueError, AttributeError), open(os.devnull, "wb") as nowhere:
-                os.dup2(nowhere.fileno(), self.stream.fileno())  # for what the stream still holds when Python ends
+                os.dup2(nowhere.fileno(), self.stream.fileno())  # for what the stream still holds
 
     def __getattr__(self, name): return getattr(self.stream, name)
 
@@ -96,9 +107,10 @@ class _Patient:
 def user_errors(
     name: str, # of the command, which begins the line
 ) -> Iterator[None]:
-    """Turn what a user can mend into one line on standard error and exit status 2, and say each warning once; a bug keeps its traceback.
+    """Turn what a user can mend into one line on standard error and exit status 2.
 
-    What can't be printed doesn't stop the work: a closed pipe ends in exit status 141 without a word, a full disk in one line."""
+    A bug keeps its traceback. Each warning is said once. What can't be printed doesn't stop the work: a closed
+    pipe ends in exit status 141 without a word, a full disk in one line."""
     said = set()
     def say(text, *_, **__):
         line = f"{name}: warning: {one_line(text)}"
@@ -106,20 +118,23 @@ def user_errors(
         said.add(line)
     _open_streams()
     output, errors, status, text = sys.stdout, sys.stderr, 0, ""
-    on_a_page = type(output).__module__.startswith("ipykernel")
-    if not on_a_page: sys.stdout, sys.stderr = _Patient(output, shown=True), _Patient(errors)
+    if not _is_on_a_page(output):
+        sys.stdout, sys.stderr = _Patient(output, shown=True), _Patient(errors)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = say
             try: yield
-            except BrokenPipeError: status = 141  # of another pipe, such as the one that a file was to go into; as for a program that SIGPIPE ends
-            except KeyboardInterrupt as stop: status, text = 130, printable(str(stop)) or "interrupted"
-            except (ValueError, OSError, ModuleNotFoundError) as error: status, text = 2, one_line(error)
+            except BrokenPipeError: status = 141  # of another pipe; as after SIGPIPE
+            except KeyboardInterrupt as stop:
+                status, text = 130, printable(str(stop)) or "interrupted"
+            except (ValueError, OSError, ModuleNotFoundError) as error:
+                status, text = 2, one_line(error)
             except SystemExit as stop: status = stop.code
         sys.stdout.flush()
         refused = getattr(sys.stdout, "error", None)  # why nothing more could be printed
-        if isinstance(refused, BrokenPipeError): status = status or 141  # the reader of the pipe has enough
-        elif refused is not None: status, text = status or 2, text or f"standard output: {one_line(refused)}"
+        if isinstance(refused, BrokenPipeError): status = status or 141
+        elif refused is not None:
+            status, text = status or 2, text or f"standard output: {one_line(refused)}"
         if text: print(f"{name}: {text}", file=sys.stderr)
     finally: sys.stdout, sys.stderr = output, errors
     if status: raise SystemExit(status)

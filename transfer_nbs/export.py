@@ -22,7 +22,7 @@ from .inference import image_batches
 # %% ../nbs/35_export.ipynb #export-10
 def check_onnx() -> None:
     "Raise ModuleNotFoundError where the extra `onnx` isn't installed."
-    try: import onnx, onnxruntime, onnxscript
+    try: import onnx, onnxruntime, onnxscript  # noqa: F401
     except ImportError as error:
         problem = f"{error.name} isn't installed, and ONNX files are made with it"
         raise ModuleNotFoundError(f"{problem}; run: pip install 'transfer_nbs[onnx]'") from error

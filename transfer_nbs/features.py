@@ -33,11 +33,14 @@ def why_no_function(
 ) -> str:  # the reason and the remedy; empty where the same image always gives the same features
     "Why the features of a backbone depend on more than its weights and the image."
     layers = list(body.modules())
-    bn, dropout = ([layer for layer in layers if isinstance(layer, kind)] for kind in (_BatchNorm, (_DropoutNd, StochasticDepth)))
+    bn = [layer for layer in layers if isinstance(layer, _BatchNorm)]
+    dropout = [layer for layer in layers if isinstance(layer, (_DropoutNd, StochasticDepth))]
     if any(layer.training or layer.running_mean is None for layer in bn):
-        return "this body has BN layers in train mode, so its features depend on the batch: call set_bn_eval first"
+        return ("this body has BN layers in train mode, so its features depend on the batch: "
+                "call set_bn_eval first")
     if any(layer.training and layer.p > 0 for layer in dropout):
-        return "this body has dropout in train mode, so its features depend on chance: call eval() on it first"
+        return ("this body has dropout in train mode, so its features depend on chance: "
+                "call eval() on it first")
     return ""
 
 # %% ../nbs/57_features.ipynb #ex05-28
@@ -49,8 +52,10 @@ def feature_batches(
     epoch: int = 0,  # whose views of the images to use
     precision: Precision | None = None,  # None: choose for the backbone's device
     fused: nn.Module | None = None,  # the backbone's `inference_copy`; None: make it
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:  # features (N, C, h, w) and labels (N,), in the loader's order
-    "What a frozen backbone makes of one epoch of images, batch by batch. Raises ValueError where it is no function."
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:  # features (N, C, h, w) and labels (N,)
+    """What a frozen backbone makes of one epoch of images, batch by batch, in the loader's order.
+
+    Raises ValueError where the backbone is no function."""
     if reason := why_no_function(body): raise ValueError(reason)
     device = next(body.parameters()).device
     precision = precision or choose_precision(device)
@@ -75,7 +80,9 @@ def _digest(body: nn.Module, precision: Precision) -> str:
 
 
 class FrozenBody:
-    "A backbone that is a function, its features kept on disk: for a loader and an epoch, what it makes of the images."
+    """A backbone that is a function, with its features kept on disk.
+
+    Called with a loader and an epoch, it gives the features of that epoch's images."""
     def __init__(
         self,
         body: nn.Module,
@@ -90,7 +97,8 @@ class FrozenBody:
 
     def batches(self, loader: DataLoader, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         "Features and labels in the loader's order, computed now."
-        return feature_batches(self.body, loader, epoch=epoch, precision=self.precision, fused=self.fused)
+        computing = dict(precision=self.precision, fused=self.fused)
+        return feature_batches(self.body, loader, epoch=epoch, **computing)
 
     def _megabytes(self, dataset: ImageDataset) -> float:
         features, _ = next(self.batches(batch_loader(dataset, [[0]]), 0))
@@ -100,8 +108,9 @@ class FrozenBody:
         "Compute the features of an epoch in the dataset's order."
         start = time.perf_counter()
         if dataset.augment is not False: dataset.set_epoch(epoch)
+        loader = batch_loader(dataset, _chunks(len(dataset), dataset.spec.size))
         with open(folder / "features.bin", "wb") as file:
-            for features, _ in self.batches(batch_loader(dataset, _chunks(len(dataset), dataset.spec.size)), epoch):
+            for features, _ in self.batches(loader, epoch):
                 features = features.permute(0, 2, 3, 1).contiguous().cpu()
                 file.write(features.view(torch.uint8).numpy())
         facts = dict(shape=[len(dataset), *features.shape[1:]], dtype=str(features.dtype))
@@ -118,7 +127,8 @@ class FrozenBody:
         if not isinstance(loader.dataset, ImageDataset): return self.batches(loader, epoch)
         dataset, written = copy.copy(loader.dataset), []
         dataset.seed = self.store.view_seed
-        loader = batch_loader(dataset, loader.sampler, num_workers=loader.num_workers)  # the loader's order, the store's crops
+        # the loader's order, the store's crops
+        loader = batch_loader(dataset, loader.sampler, num_workers=loader.num_workers)
 
         def write(folder):
             written.append(folder)
@@ -145,21 +155,26 @@ class StoredFeatures:
         folder: Path,  # with features.bin and facts.json
         loader: DataLoader,  # whose order and labels to follow
     ):
-        self.folder, self.loader, self.facts = folder, loader, json.loads((folder / "facts.json").read_text())
-        self.file = open(folder / "features.bin", "rb")  # which outlives its name: the cache may be deleted at any time
-        self.shape, self.dtype = self.facts["shape"], getattr(torch, self.facts["dtype"].removeprefix("torch."))
+        self.folder, self.loader = folder, loader
+        self.facts = json.loads((folder / "facts.json").read_text())
+        self.file = open(folder / "features.bin", "rb")  # outlives its name: the cache may be deleted
+        self.shape = self.facts["shape"]
+        self.dtype = getattr(torch, self.facts["dtype"].removeprefix("torch."))
 
     def __len__(self): return len(self.loader)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for indices in self.loader.sampler:
             still_used(self.folder)
-            every = torch.from_numpy(np.memmap(self.file, np.uint8, mode="c")).view(self.dtype).view(self.shape)
+            stored = torch.from_numpy(np.memmap(self.file, np.uint8, mode="c"))
+            every = stored.view(self.dtype).view(self.shape)
             yield every[indices].permute(0, 3, 1, 2), self.loader.dataset.labels[indices]
 
 # %% ../nbs/57_features.ipynb #ex05-41
 class FeatureStore:
-    "Features of frozen backbones, computed once for the same weights and crops, which are the same for every run."
+    """Features of frozen backbones, computed once for the same weights and crops.
+
+    The crops are the same for every run."""
     def __init__(
         self,
         *,
@@ -174,6 +189,8 @@ class FeatureStore:
         *,
         precision: Precision,
     ) -> FrozenBody | None:
-        "What gives out the features of a backbone for as long as it stays as it is; None where it learns or is no function."
+        """What gives out the features of a backbone for as long as it stays as it is.
+
+        None where the backbone learns or is no function."""
         learns = any(parameter.requires_grad for parameter in body.parameters())
         return None if learns or why_no_function(body) else FrozenBody(body, precision, self)

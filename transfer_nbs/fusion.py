@@ -27,7 +27,7 @@ from .hardware import Precision, slow_gradients
 def eval_mode(
     module: nn.Module,  # any module
 ) -> Iterator[None]:
-    "Put a module into eval mode for a `with` block, and then every part of it back into the mode that it was in."
+    "Put a module into eval mode for a `with` block, and every part back into its own mode after it."
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try: yield
@@ -60,7 +60,8 @@ def _find_pairs(module: nn.Module) -> list[tuple[str, str]]:
     calls, pairs = Counter(step.target for step in steps if step.op == "call_module"), []
     for step in steps:
         before = step.args[0] if step.op == "call_module" and step.args else None
-        if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) > 1: continue
+        if not isinstance(before, fx.Node) or before.op != "call_module": continue
+        if len(before.users) > 1: continue
         conv, bn = before.target, step.target
         if calls[conv] > 1 or calls[bn] > 1 or not _may_fuse(layers, conv, bn): continue
         if layers[bn].running_mean is not None: pairs.append((conv, bn))
@@ -70,20 +71,27 @@ def _find_pairs(module: nn.Module) -> list[tuple[str, str]]:
 def fusable(
     module: nn.Module,  # any module
 ) -> list[tuple[str, str]]:  # names of a convolution and of the BN layer that alone reads it
-    "The pairs of layers that can be one in eval mode, found by tracing; none where a module can't be traced."
+    """The pairs of layers that can be one in eval mode, found by tracing.
+
+    There are none where a module can't be traced."""
     layers = dict(module.named_modules())
     if module not in _pairs or not all(_may_fuse(layers, *pair) for pair in _pairs[module]):
         _pairs[module] = _find_pairs(module)
     return _pairs[module]
 
 # %% ../nbs/56_fusion.ipynb #29a9470a
+_FILTERS = (nn.Conv2d, nn.Linear)  # layers that autocast computes in bfloat16
+
+
 @torch.no_grad()
 def inference_copy(
     module: nn.Module,  # any module
     *,
     precision: Precision,
 ) -> nn.Module:  # in eval mode; computes what `module` would, and is not trained
-    "A copy to compute with: BN layers fused into the convolutions before them, weights in the precision's numbers."
+    """A copy to compute with, in the precision's numbers.
+
+    Its BN layers are fused into the convolutions before them."""
     pairs, fused = fusable(module), copy.deepcopy(module).eval().requires_grad_(False)
     for conv_name, bn_name in pairs:
         conv, bn = fused.get_submodule(conv_name), fused.get_submodule(bn_name)
@@ -91,7 +99,7 @@ def inference_copy(
         conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)
         fused.set_submodule(bn_name, nn.Identity())
     for layer in fused.modules():
-        if isinstance(layer, (nn.Conv2d, nn.Linear)): layer.to(precision.dtype).requires_grad_(False)
+        if isinstance(layer, _FILTERS): layer.to(precision.dtype).requires_grad_(False)
     return fused.to(memory_format=torch.channels_last) if precision.channels_last else fused
 
 # %% ../nbs/56_fusion.ipynb #17ad86f9
@@ -100,9 +108,13 @@ def frozen_weights_cast(
     module: nn.Module,  # the model to be trained
     precision: Precision,
 ) -> Iterator[None]:
-    "For a `with` block, round filters that don't learn once, where autocast would round them for each batch."
-    layers = [layer for layer in module.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
-    frozen = [p for layer in layers for p in layer.parameters(recurse=False) if not p.requires_grad]
+    """For a `with` block, round filters that don't learn once.
+
+    Autocast would round them for each batch."""
+    frozen = []
+    for layer in module.modules():
+        if not isinstance(layer, _FILTERS): continue
+        frozen += [p for p in layer.parameters(recurse=False) if not p.requires_grad]
     exact = [p.data for p in frozen]
     for p in frozen: p.data = p.data.to(precision.dtype)
     try: yield
@@ -111,7 +123,7 @@ def frozen_weights_cast(
 
 # %% ../nbs/56_fusion.ipynb #f9de2386
 class _ExactInputGradient(torch.autograd.Function):
-    "A convolution whose gradient for its input is computed in float32, and all else as autocast would."
+    "A convolution that computes the gradient for its input in float32, and all else as autocast would."
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.bfloat16)
     def forward(ctx, images, weight, bias, options):
@@ -127,7 +139,8 @@ class _ExactInputGradient(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             exact = nn.grad.conv2d_input(images.shape, weight.float(), gradient.float(), **options)
             for_images = exact.to(images.dtype)
-        if ctx.needs_input_grad[1]: for_weight = nn.grad.conv2d_weight(images, weight.shape, gradient, **options)
+        if ctx.needs_input_grad[1]:
+            for_weight = nn.grad.conv2d_weight(images, weight.shape, gradient, **options)
         if ctx.needs_input_grad[2]: for_bias = gradient.sum((0, 2, 3))
         return for_images, for_weight, for_bias, None
 
@@ -144,29 +157,36 @@ def _quick_forward(layer: nn.Conv2d, way: _Way, images: torch.Tensor) -> torch.T
     if way.scale is not None:
         weight = weight * way.scale[:, None, None, None]
         bias = way.shift if bias is None else bias * way.scale + way.shift
-    options = dict(stride=layer.stride, padding=layer.padding, dilation=layer.dilation, groups=layer.groups)
+    names = ("stride", "padding", "dilation", "groups")
+    options = {name: getattr(layer, name) for name in names}
     if way.exact: return _ExactInputGradient.apply(images, weight, bias, options)
     return F.conv2d(images, weight, bias, **options)
 
 # %% ../nbs/56_fusion.ipynb #db7c1790
 def depthwise(module: nn.Module) -> list[nn.Conv2d]:
     "The depthwise convolutions of a module: a filter for each channel."
-    return [layer for layer in module.modules() if type(layer) is nn.Conv2d and layer.groups == layer.in_channels > 1]
+    convolutions = [layer for layer in module.modules() if type(layer) is nn.Conv2d]
+    return [layer for layer in convolutions if layer.groups == layer.in_channels > 1]
 
 
 def _pass_on(images: torch.Tensor) -> torch.Tensor: return images
 
 
 def _plain(layer: nn.Module) -> bool:
-    return type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    if type(layer) is not nn.Conv2d: return False
+    return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
 
 
 def _held(bn: nn.Module) -> bool:
     "Whether a BN layer neither learns nor follows the batch."
-    return not bn.training and bn.weight is not None and not any(p.requires_grad for p in bn.parameters())
+    learns = any(p.requires_grad for p in bn.parameters())
+    return not bn.training and bn.weight is not None and not learns
 
 
-def _quick_ways(model: nn.Module, precision: Precision) -> tuple[dict[nn.Conv2d, _Way], list[nn.Module]]:
+def _quick_ways(
+    model: nn.Module,  # the model to be trained
+    precision: Precision,
+) -> tuple[dict[nn.Conv2d, _Way], list[nn.Module]]:
     "The convolutions to be called another way, and the BN layers that are multiplied into them."
     layers, names = depthwise(model), dict(model.named_modules())
     ways, fused = {}, []
@@ -179,7 +199,8 @@ def _quick_ways(model: nn.Module, precision: Precision) -> tuple[dict[nn.Conv2d,
         fused.append(bn)
     if precision.dtype == torch.bfloat16 and slow_gradients(layers[0].weight.device) > 2:
         for layer in layers:
-            if max(layer.stride) > 1 and _plain(layer): ways[layer] = ways.get(layer, _Way())._replace(exact=True)
+            if max(layer.stride) > 1 and _plain(layer):
+                ways[layer] = ways.get(layer, _Way())._replace(exact=True)
     return ways, fused
 
 
@@ -187,12 +208,12 @@ def _quick_ways(model: nn.Module, precision: Precision) -> tuple[dict[nn.Conv2d,
 def quick_depthwise(
     model: nn.Module,  # the model to be trained
     precision: Precision,
-) -> Iterator[dict[nn.Conv2d, tuple]]:  # the layers that compute another way; scale, shift, whether the gradient is exact
+) -> Iterator[dict[nn.Conv2d, tuple]]:  # layers and the other way in which they compute
     """For a `with` block, train networks with depthwise convolutions as a CPU does it best.
 
-    Their time goes into moving activations. So BN layers that neither learn nor follow the batch are multiplied into
-    the filters before them, which go on learning; and strided depthwise convolutions compute the gradient for their
-    input in float32, where bfloat16 is slow at it.
+    Their time goes into moving activations. So BN layers that neither learn nor follow the batch are
+    multiplied into the filters before them, which go on learning. Strided depthwise convolutions
+    compute the gradient for their input in float32, where bfloat16 is slow at it.
     """
     ways, fused = _quick_ways(model, precision)
     for layer, way in ways.items(): layer.forward = partial(_quick_forward, layer, way)

@@ -33,28 +33,33 @@ class Precision:
     dtype: torch.dtype  # of activations: torch.bfloat16 under autocast, or torch.float32
     channels_last: bool  # whether images and filters keep their channels side by side in memory
     reason: str  # why this choice, for the reader
-    exact_channels_last: bool = True  # `channels_last` for float32, the numbers that models are evaluated in
+    exact_channels_last: bool = True  # `channels_last` for float32, in which models are evaluated
 
     def autocast(self, device: torch.device) -> torch.autocast:
         "The context in which to call the model."
-        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+        coarse = self.dtype == torch.bfloat16
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=coarse)
 
     @property
     def exact(self) -> "Precision":
         "The same device's way to compute in float32."
         if self.dtype == torch.float32: return self
-        return Precision(torch.float32, self.exact_channels_last, "float32, as every model is evaluated", self.exact_channels_last)
+        last = self.exact_channels_last
+        return Precision(torch.float32, last, "float32, as every model is evaluated", last)
 
 # %% ../nbs/55_hardware.ipynb #54713349
 def choose_device(
     device: str = "auto",  # "auto", "cpu", "cuda" or "mps"
 ) -> torch.device:
-    "The device to compute on: the one named, or the fastest kind there is. Raises ValueError where it is absent."
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if device == "auto": device = next(name for name, there in available.items() if there)
-    kind = device.split(":")[0]
-    if not available.get(kind, False):
-        raise ValueError(f"no device {device!r} on this machine: use one of {', '.join(n for n, there in available.items() if there)}")
+    """The device to compute on: the one named, or the fastest kind there is.
+
+    Raises ValueError where it is absent."""
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    available = [kind for kind, there in (("cuda", cuda), ("mps", mps), ("cpu", True)) if there]
+    if device == "auto": device = available[0]
+    if device.split(":")[0] not in available:
+        kinds = ", ".join(available)
+        raise ValueError(f"no device {device!r} on this machine: use one of {kinds}")
     return torch.device(device)
 
 # %% ../nbs/55_hardware.ipynb #ed2cea14
@@ -63,34 +68,47 @@ def choose_precision(
     *,
     precision: str = "auto",  # "auto", "bfloat16" or "float32"
 ) -> Precision:
-    "The fastest way to compute on a device, measured the first time; or the fastest with the numbers asked for."
+    """The fastest way to compute on a device, or the fastest with the numbers asked for.
+
+    It is measured the first time."""
     if precision not in ("auto", "bfloat16", "float32"):
         raise ValueError(f"unknown precision {precision!r}: use auto, bfloat16 or float32")
     times = measured_precisions(device)
-    plain, last, coarse = (times[name] for name in ("float32", "float32 channels_last", "bfloat16 channels_last"))
+    plain, last = times["float32"], times["float32 channels_last"]
+    coarse = times["bfloat16 channels_last"]
     channels_last = last * 1.1 < plain
     if precision == "bfloat16":
-        return Precision(torch.bfloat16, True, "bfloat16 and channels_last, as requested", channels_last)
+        reason = "bfloat16 and channels_last, as requested"
+        return Precision(torch.bfloat16, True, reason, channels_last)
     if precision == "float32":
         reason = "float32, as requested" + ", and channels_last" * channels_last
         return Precision(torch.float32, channels_last, reason, channels_last)
     if coarse * 1.1 < min(plain, last):
-        reason = f"bfloat16 and channels_last, measured {plain / coarse:.1f} times as fast as plain float32"
+        faster = f"{plain / coarse:.1f} times as fast as plain float32"
+        reason = f"bfloat16 and channels_last, measured {faster}"
         return Precision(torch.bfloat16, True, reason, channels_last)
-    reason = "float32" + " and channels_last" * channels_last + f": bfloat16 measured {coarse / min(plain, last):.1f} times as slow"
+    slower = f"bfloat16 measured {coarse / min(plain, last):.1f} times as slow"
+    reason = "float32" + " and channels_last" * channels_last + f": {slower}"
     return Precision(torch.float32, channels_last, reason, channels_last)
 
 # %% ../nbs/55_hardware.ipynb #95d0f266
 def measured_precisions(
     device: torch.device,  # the device to measure
 ) -> dict[str, float]:  # seconds for a training step, for each way to compute
-    "How long a small stack of convolutions takes to train on, measured once for a device and a version of torch."
+    """How long a small stack of convolutions takes to train on.
+
+    It is measured once for a device and a version of torch."""
     return _measured("precision", device, _measure_precisions)
 
 
-def _measured(kind: str, device: torch.device, measure: Callable[[torch.device], dict[str, float]]) -> dict[str, float]:
+def _measured(
+    kind: str,  # of measurement, as the cache calls it
+    device: torch.device,  # the device to measure
+    measure: Callable[[torch.device], dict[str, float]],  # that does it
+) -> dict[str, float]:  # seconds for each way
     "What was measured on this device before, or is now."
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else sorted(torch.cpu.get_capabilities().items())
+    if device.type == "cuda": name = torch.cuda.get_device_name(device)
+    else: name = sorted(torch.cpu.get_capabilities().items())
     def write(folder): (folder / "seconds.json").write_text(json.dumps(measure(device)))
     def read(folder): return json.loads((folder / "seconds.json").read_text())
     try: return cached(kind, f"{device.type} {name}", write, megabytes=lambda: 0, read=read)
@@ -101,27 +119,33 @@ def _shortest(ways: dict[str, Callable[[], float]]) -> dict[str, float]:
     "In turn, on one core (others may be busy), and the shortest of six."
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    try: rounds = [{name: seconds() for name, seconds in ways.items()} for _ in range(7)]
+    def once(): return {name: seconds() for name, seconds in ways.items()}
+    try: rounds = [once() for _ in range(7)]
     finally: torch.set_num_threads(threads)
-    return {name: min(times[name] for times in rounds[1:]) for name in ways}
+    def shortest(name): return min(times[name] for times in rounds[1:])
+    return {name: shortest(name) for name in ways}
 
 
 @torch.enable_grad()  # it trains, and may be asked for while somebody only predicts
 def _measure_precisions(device: torch.device) -> dict[str, float]:
-    def layers(channels): return [nn.Conv2d(channels, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
+    def layers(channels):
+        conv = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
+        return [conv, nn.BatchNorm2d(64), nn.ReLU()]
     count, side = (8, 32) if device.type == "cpu" else (128, 64)
     ways = {"float32": (torch.float32, torch.contiguous_format),
             "float32 channels_last": (torch.float32, torch.channels_last),
             "bfloat16 channels_last": (torch.bfloat16, torch.channels_last)}
-    with torch.random.fork_rng(devices=[]): stack = nn.Sequential(*layers(3), *layers(64), *layers(64), *layers(64))
+    with torch.random.fork_rng(devices=[]):
+        stack = nn.Sequential(*layers(3), *layers(64), *layers(64), *layers(64))
     stack.to(device)
 
     def seconds(dtype, layout):
-        if dtype == torch.bfloat16 and not torch.amp.is_autocast_available(device.type): return float("inf")
+        coarse = dtype == torch.bfloat16
+        if coarse and not torch.amp.is_autocast_available(device.type): return float("inf")
         model = stack.to(memory_format=layout)
         images = torch.ones(count, 3, side, side, device=device).to(memory_format=layout)
         start = time.perf_counter()
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=coarse):
             output = model(images)
         output.float().sum().backward()
         stack[0].weight.grad.sum().item()  # waits until a GPU has caught up
@@ -132,10 +156,13 @@ def _measure_precisions(device: torch.device) -> dict[str, float]:
 # %% ../nbs/55_hardware.ipynb #e8b0af0e
 @cache
 def keep_freed_memory() -> bool:  # whether the C library could be told
-    "Keep freed memory for the next batch instead of handing it back to the system each time (glibc's `mallopt`)."
+    """Keep freed memory for the next batch instead of handing it back to the system each time.
+
+    This is glibc's `mallopt`."""
     try: mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError): return False  # not Linux, or another C library
-    no_mapping, keep_all = mallopt(-4, 0), mallopt(-1, 2**31 - 1)  # M_MMAP_MAX and M_TRIM_THRESHOLD of malloc.h
+    no_mapping = mallopt(-4, 0)  # M_MMAP_MAX of malloc.h
+    keep_all = mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
     return bool(no_mapping and keep_all)
 
 
@@ -146,21 +173,26 @@ def release_memory() -> None:
 # %% ../nbs/55_hardware.ipynb #a5b678ee
 def slow_gradients(
     device: torch.device,  # the device to measure
-) -> float:  # 1: as long; on anything but a CPU, where bfloat16 has no such gap, always 1
-    "How many times as long a strided depthwise convolution's input gradient takes in bfloat16 as in float32, measured once."
+) -> float:  # 1: as long
+    """How much longer bfloat16 takes than float32 for a strided depthwise convolution's input gradient.
+
+    It is measured once. On anything but a CPU there is no such gap, and the answer is 1."""
     if device.type != "cpu": return 1.0
     times = _measured("gradient", device, _measure_gradients)
     return times["bfloat16"] / times["float32"]
 
 
 def _measure_gradients(device: torch.device) -> dict[str, float]:
-    weight, gradient = torch.ones(64, 1, 3, 3), torch.ones(8, 64, 16, 16).to(memory_format=torch.channels_last)
+    weight = torch.ones(64, 1, 3, 3)
+    gradient = torch.ones(8, 64, 16, 16).to(memory_format=torch.channels_last)
+    options = dict(stride=2, padding=1, groups=64)
 
     def seconds(dtype):
         start = time.perf_counter()
-        nn.grad.conv2d_input((8, 64, 32, 32), weight.to(dtype), gradient.to(dtype), stride=2, padding=1, groups=64)
+        nn.grad.conv2d_input((8, 64, 32, 32), weight.to(dtype), gradient.to(dtype), **options)
         return time.perf_counter() - start
-    return _shortest({name: partial(seconds, getattr(torch, name)) for name in ("float32", "bfloat16")})
+    ways = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    return _shortest({name: partial(seconds, dtype) for name, dtype in ways.items()})
 
 # %% ../nbs/55_hardware.ipynb #cf37b8e4
 def describe_choices(
@@ -172,13 +204,14 @@ def describe_choices(
     times = measured_precisions(device)
     measured = ", ".join(f"{name} {1000 * seconds:.0f} ms" for name, seconds in times.items())
     chosen, slow = choose_precision(device, precision=precision), slow_gradients(device)
+    threads = f"{torch.get_num_threads()} threads, as many as torch finds cores"
     lines = [f"{chosen.reason} (a small stack of convolutions on one core: {measured})",
-             f"{torch.get_num_threads()} threads, as many as torch finds cores; they also cut the crops, so no worker processes"]
+             f"{threads}; they also cut the crops, so no worker processes"]
     if chosen.dtype == torch.bfloat16 and slow > 2:
         lines.append("strided depthwise convolutions compute the gradient for their input in float32: "
                      f"in bfloat16 it takes {slow:.0f} times as long")
-    kept = "freed memory is kept for the next batch"
-    if not keep_freed_memory(): kept = "freed memory goes back to the system: this C library can't be told to keep it"
+    if keep_freed_memory(): kept = "freed memory is kept for the next batch"
+    else: kept = "freed memory goes back to the system: this C library can't be told to keep it"
     return [*lines, kept, "no torch.compile: compiling takes longer than it saves in a run of minutes"]
 
 
@@ -192,8 +225,10 @@ def describe_environment(
     device = choose_device(device)
     name = f"{platform.machine()}, {torch.get_num_threads()} threads"
     if device.type == "cuda": name = torch.cuda.get_device_name()
-    versions = f"torch {torch.__version__}, torchvision {torchvision.__version__}, Python {platform.python_version()}"
-    said = f"{device.type} ({name}); {choose_precision(device, precision=precision).reason}; {versions}"
+    versions = (f"torch {torch.__version__}, torchvision {torchvision.__version__}, "
+                f"Python {platform.python_version()}")
+    reason = choose_precision(device, precision=precision).reason
+    said = f"{device.type} ({name}); {reason}; {versions}"
     return said if seed is None else f"{said}; seed {seed}"
 
 # %% ../nbs/55_hardware.ipynb #compare-2
@@ -205,13 +240,15 @@ def computing_facts(
     facts = dict(device=device.type)
     if device.type == "cuda": facts["processor"] = torch.cuda.get_device_name(device)
     if device.type == "cpu":
-        extra = [name for name in ("avx512_bf16", "amx_bf16") if torch.cpu.get_capabilities().get(name)]
-        facts["processor"] = " ".join([platform.machine(), torch.backends.cpu.get_cpu_capability(), *extra])
+        can, capability = torch.cpu.get_capabilities(), torch.backends.cpu.get_cpu_capability()
+        extra = [name for name in ("avx512_bf16", "amx_bf16") if can.get(name)]
+        facts["processor"] = " ".join([platform.machine(), capability, *extra])
         facts["threads"] = torch.get_num_threads()
     facts.update(torch=str(torch.__version__), torchvision=str(torchvision.__version__))
-    numbers = str(precision.dtype).removeprefix("torch.")
-    layouts = {name: getattr(precision, name) for name in ("channels_last", "exact_channels_last")}
-    return {**facts, "numbers": numbers, **layouts}
+    facts["numbers"] = str(precision.dtype).removeprefix("torch.")
+    facts["channels_last"] = precision.channels_last
+    facts["exact_channels_last"] = precision.exact_channels_last
+    return facts
 
 
 def recorded_precision(
@@ -221,7 +258,8 @@ def recorded_precision(
     "The precision of a run that is to go on: as it was chosen then, and not measured again."
     numbers = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(facts.get("numbers"))
     here = computing_facts(device, Precision(torch.float32, False, ""))
-    if numbers is None or any(facts.get(name) != here.get(name) for name in ("device", "processor")): return None
+    same = all(facts.get(name) == here.get(name) for name in ("device", "processor"))
+    if numbers is None or not same: return None
     last, exact_last = bool(facts.get("channels_last")), bool(facts.get("exact_channels_last"))
     reason = facts["numbers"] + " and channels_last" * last + ", as it began"
     return Precision(numbers, last, reason, exact_last)
@@ -233,12 +271,15 @@ def check_computing(
     new: dict,  # and now
 ) -> None:
     "Raise ValueError that names the first difference and a remedy."
-    remedies = dict(threads="set OMP_NUM_THREADS={}", torch="install torch {}", torchvision="install torchvision {}")
+    remedies = dict(threads="set OMP_NUM_THREADS={}", torch="install torch {}",
+                    torchvision="install torchvision {}")
     for name in {**old, **new}:
         before, now = old.get(name), new.get(name)
         if before == now: continue
-        remedy = remedies[name].format(before) + ", or " if name in remedies and before is not None else ""
-        raise ValueError(f"{place} was begun with {name} {before}, not {now}, which changes its numbers: {remedy}choose another --out")
+        remedy = ""
+        if name in remedies and before is not None: remedy = remedies[name].format(before) + ", or "
+        changed = f"{name} {before}, not {now}, which changes its numbers"
+        raise ValueError(f"{place} was begun with {changed}: {remedy}choose another --out")
 
 # %% ../nbs/55_hardware.ipynb #dddd82d2
 def to_device(
@@ -252,7 +293,9 @@ def to_device(
 
 # %% ../nbs/55_hardware.ipynb #cell-16
 class PeakMemory:
-    "How much memory was held at most within a `with` block, in MiB: the process's on CPU, the tensors' on a GPU."
+    """How much memory was held at most within a `with` block, in MiB.
+
+    On a CPU it is the process's, on a GPU the tensors'."""
     def __init__(self, device: torch.device):
         self.device, self.peak_mb = device, 0.0
 
@@ -273,7 +316,8 @@ class PeakMemory:
         return self
 
     def __exit__(self, *_):
-        if self.device.type == "cuda": self.peak_mb = torch.cuda.max_memory_allocated(self.device) / 2**20
+        if self.device.type == "cuda":
+            self.peak_mb = torch.cuda.max_memory_allocated(self.device) / 2**20
         else:
             self.done.set()
             self.watcher.join()

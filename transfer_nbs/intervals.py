@@ -14,68 +14,81 @@ from statsmodels.stats.proportion import proportion_confint
 
 # %% ../nbs/58_intervals.ipynb #cell-37
 def accuracy_interval(
-    correct: np.ndarray,       # right or wrong, shape (seeds, images): the same images in the same order for each seed
+    correct: np.ndarray,  # right or wrong (seeds, images); the same images in the same order
     *,
     confidence: float = 0.95,  # how often such an interval should hold the truth
 ) -> tuple[float, float, float]:  # mean, low, high: fractions of 1
-    """Mean accuracy with an interval for other seeds and other images together; seeds and images are both random.
+    """Mean accuracy with an interval for other seeds and other images together.
 
-    With one seed it is the plain Wilson interval, which says nothing about other seeds.
-    Raises ValueError if `correct` isn't a table of zeros and ones with at least one seed and one image.
+    Seeds and images are both random. With one seed it is the plain Wilson interval, which says
+    nothing about other seeds. Raises ValueError if `correct` isn't a table of zeros and ones with
+    at least one seed and one image.
     Sources: Satterthwaite 1946; Korn & Graubard 1998; Wilson 1927; Owen 2007."""
     correct = _as_answers(correct)
     seeds, images = correct.shape
     mean, effective = float(correct.mean()), float(images)
     if seeds > 1 and images > 1 and 0 < mean < 1:
-        parts = np.array([correct.mean(1).var(ddof=1) / seeds, correct.mean(0).var(ddof=1) / images])
+        by_seed, by_image = correct.mean(1), correct.mean(0)
+        parts = np.array([by_seed.var(ddof=1) / seeds, by_image.var(ddof=1) / images])
         effective = float(correct.size)
         if parts.sum() > 0:
             freedom = parts.sum()**2 / (parts**2 / [seeds - 1, images - 1]).sum()
             level = (1 + confidence) / 2
             shrink = (stats.norm.ppf(level) / stats.t.ppf(level, freedom))**2
             effective = min(effective, mean * (1 - mean) / parts.sum() * shrink)
-    low, high = proportion_confint(mean * effective, effective, alpha=1 - confidence, method="wilson")
+    right, alpha = mean * effective, 1 - confidence
+    low, high = proportion_confint(right, effective, alpha=alpha, method="wilson")
     return mean, max(0.0, float(low)), min(1.0, float(high))
 
 def _as_answers(correct) -> np.ndarray:
     "`correct` as a float array of shape (seeds, images), checked."
     correct = np.asarray(correct)
     if correct.ndim != 2 or 0 in correct.shape:
-        raise ValueError(f"correct has shape {correct.shape}: give (seeds, images), one row for each seed")
+        remedy = "give (seeds, images), one row for each seed"
+        raise ValueError(f"correct has shape {correct.shape}: {remedy}")
     if not np.isin(correct, (0, 1)).all():
-        raise ValueError("correct holds values other than 0 and 1: give True where the prediction equals the label")
+        remedy = "give True where the prediction equals the label"
+        raise ValueError(f"correct holds values other than 0 and 1: {remedy}")
     return correct.astype(float)
 
 # %% ../nbs/58_intervals.ipynb #cell-48
 def compare_pairs(
-    correct: dict[str, np.ndarray],  # recipe -> right or wrong (seeds, images); the same seeds and images for all
-) -> pd.DataFrame:  # a row for each pair: first, second, difference (mean of first minus second), p_value (raw)
+    correct: dict[str, np.ndarray],  # recipe -> right or wrong (seeds, images)
+) -> pd.DataFrame:  # a row for each pair: first, second, difference, p_value
     """Test every pair of recipes on the same images and seeds; seeds and images are both random.
 
-    With one seed, variation between seeds is not measured and the test speaks of these trained models only.
-    Raises ValueError if the tables differ in shape. Source of the shared seed variance: Smyth 2004."""
+    The difference is the mean of the first minus that of the second; the p-value is raw.
+    With one seed, variation between seeds is not measured and the test speaks of these trained
+    models only. Raises ValueError if the tables differ in shape. Source of the shared seed
+    variance: Smyth 2004."""
     names, tables = list(correct), [_as_answers(table) for table in correct.values()]
     shapes = {name: table.shape for name, table in zip(names, tables)}
     if len(set(shapes.values())) > 1:
-        raise ValueError(f"recipes differ in (seeds, images): {shapes}; compare them on the same seeds and images")
+        raise ValueError(f"recipes differ in (seeds, images): {shapes}; "
+                         "compare them on the same seeds and images")
     if not tables: raise ValueError("no recipes to compare: give at least one")
     (seeds, images), recipes = tables[0].shape, len(names)
-    by_seed, by_image = np.stack([t.mean(1) for t in tables]), np.stack([t.mean(0) for t in tables])
+    by_seed = np.stack([table.mean(1) for table in tables])
+    by_image = np.stack([table.mean(0) for table in tables])
     i, j = np.triu_indices(recipes, k=1)  # every pair once
     difference = by_image[i].mean(1) - by_image[j].mean(1)
-    parts = [(by_image[i] - by_image[j]).var(1, ddof=min(1, images - 1)) / images]  # of the difference's variance
+    spread = (by_image[i] - by_image[j]).var(1, ddof=min(1, images - 1))
+    parts = [spread / images]  # of the difference's variance
     freedoms = [max(images - 1, 1)]
     if seeds > 1:
         own = (by_seed[i] - by_seed[j]).var(1, ddof=1)
-        borrowed = (recipes - 2) * (seeds - 1) / 2  # degrees of freedom that the average of all pairs counts for
+        borrowed = (recipes - 2) * (seeds - 1) / 2  # degrees of freedom of the average of all pairs
         freedoms.append(borrowed + seeds - 1)
-        parts.append((borrowed * own.mean() + (seeds - 1) * own) / freedoms[-1] / seeds if len(own) else own)
+        if len(own): own = (borrowed * own.mean() + (seeds - 1) * own) / freedoms[-1] / seeds
+        parts.append(own)
     p_values = _p_values(difference, np.array(parts), np.array(freedoms))
     return pd.DataFrame({"first": [names[k] for k in i], "second": [names[k] for k in j],
                          "difference": difference, "p_value": p_values})
 
 def _p_values(difference, parts, freedoms) -> np.ndarray:
-    "Two-sided t tests of differences whose variance is a sum of independent parts (Satterthwaite 1946)."
+    """Two-sided t tests of differences whose variance is a sum of independent parts.
+
+    Source: Satterthwaite 1946."""
     variance, differs = parts.sum(0), np.abs(difference) > 1e-12
     p_values = np.where(differs, 0.0, 1.0)
     use = differs & (variance > 0)
@@ -85,13 +98,15 @@ def _p_values(difference, parts, freedoms) -> np.ndarray:
 
 # %% ../nbs/58_intervals.ipynb #cell-59
 def compare_with_best(
-    correct: dict[str, np.ndarray],  # recipe -> right or wrong (seeds, images); the same seeds and images for all
+    correct: dict[str, np.ndarray],  # recipe -> right or wrong (seeds, images)
     *,
-    level: float = 0.05,             # how often a table of equal recipes may call one worse than the best
-) -> pd.DataFrame:  # index recipe; columns difference (best minus this), p_value (raw), p_adjusted, verdict
-    """Compare each recipe with the one of the highest mean (the first of equals), on the same images and seeds.
+    level: float = 0.05,  # how often a table of equal recipes may call one worse than the best
+) -> pd.DataFrame:  # index recipe; columns difference, p_value, p_adjusted, verdict
+    """Compare each recipe with the one of the highest mean, on the same images and seeds.
 
-    `p_adjusted` is Holm's, over every pair of recipes, because the best is chosen after looking.
+    Of equals, the first is the best. The difference is the best's mean minus the recipe's, and
+    `p_value` is raw. `p_adjusted` is Holm's, over every pair of recipes, because the best is
+    chosen after looking.
     Raises ValueError as `compare_pairs` does. Source: Holm 1979."""
     pairs = compare_pairs(correct)
     pairs["p_adjusted"] = multipletests(pairs.p_value, method="holm")[1] if len(pairs) else []
@@ -100,9 +115,11 @@ def compare_with_best(
     rows = {best: (0.0, np.nan, np.nan, "best")}
     for row in pairs.itertuples():
         if best in (row.first, row.second):
-            other, gap = (row.second, row.difference) if row.first == best else (row.first, -row.difference)
+            other, gap = row.second, row.difference
+            if row.second == best: other, gap = row.first, -row.difference
             worse = row.p_adjusted < level
             verdict = f"worse by {100 * gap:.1f} points" if worse else "no difference shown"
             rows[other] = gap + 0.0, row.p_value, row.p_adjusted, verdict
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=["difference", "p_value", "p_adjusted", "verdict"])
+    columns = ["difference", "p_value", "p_adjusted", "verdict"]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
     return table.loc[list(correct)].rename_axis("recipe")

@@ -20,7 +20,8 @@ import pandas as pd
 import torch
 from torch import nn
 
-from .backbone import bn_layers, colour_statistics, create_body, feature_count, get_model
+from .backbone import bn_layers, create_body, feature_count, get_model
+from .named_weights import colour_statistics
 from .bn_eval import bn_eval, set_bn_policy
 from .bn_trainable import bn_trainable
 from .concat_pooling_head import concat_pooling, deeper_head_recipe
