@@ -8,9 +8,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from transfer_nbs.hardware import choose_precision
-from transfer_nbs.training import (
-    Phase, Recipe, all_parameters, body_and_head, evaluate, fit, from_scratch, make_optimizer, random_features, train_epoch,
-)
+from transfer_nbs.training import (Phase, Recipe, all_parameters, body_and_head, evaluate, fit, from_scratch,
+                                   make_optimizer, random_features, train_epoch)
 
 CPU = torch.device("cpu")
 
