@@ -13,7 +13,8 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from transfer_nbs.clothes import practice_folder
 from transfer_nbs.duplicates import find_duplicates
 from transfer_nbs.files import content_hash
-from transfer_nbs.folders import find_images, open_image
+from transfer_nbs.folders import find_images
+from transfer_nbs.images import open_image
 from transfer_nbs.split import split_images
 from transfer_nbs.split_folder import split_folder
 
