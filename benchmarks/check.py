@@ -22,7 +22,8 @@ from transfer_nbs import examine
 from transfer_nbs.check import check_folder
 from transfer_nbs.console import user_errors
 from transfer_nbs.duplicates import what_differs
-from transfer_nbs.folders import open_image, read_layout
+from transfer_nbs.folders import read_layout
+from transfer_nbs.images import open_image
 
 LONG_SIDE, FILES = 500, (1000, 10_000, 100_000)  # pixels of the photographs that speed is measured on; files for which memory is measured
 

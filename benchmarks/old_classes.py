@@ -11,7 +11,7 @@ import torch
 from fastcore.script import call_parse
 from torchvision import models
 
-from transfer_nbs.backbone import read_weights
+from transfer_nbs.weight_files import read_weights
 from transfer_nbs.named_weights import colour_statistics
 from transfer_nbs.files import check_writable
 from transfer_nbs.intervals import accuracy_interval

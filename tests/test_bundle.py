@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from bundles import contents, edit, run, text, untrained
 from test_commands import assert_one_line_error
 
-from transfer_nbs.backbone import get_model, read_weights
+from transfer_nbs.backbone import get_model
+from transfer_nbs.weight_files import read_weights
 from transfer_nbs.bundle import _digest, _HEADS, load_bundle, make_bundle, save_bundle
 from transfer_nbs.recipes import RECIPES
 from transfer_nbs.files import content_hash

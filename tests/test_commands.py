@@ -1,11 +1,14 @@
 """The commands, driven from outside as a user does: on small data, end to end, and with everything that users get wrong."""
 
+import dataclasses
+import inspect
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -13,8 +16,10 @@ import pytest
 import torch
 from PIL import Image
 
+from transfer_nbs import commands
 from transfer_nbs.cache import cache_folder
-from transfer_nbs.training import choose_precision
+from transfer_nbs.hardware import choose_precision
+from transfer_nbs.settings import TrainSettings
 
 BIN = Path(sys.executable).parent
 REAL = Path(__file__).resolve().parent.parent.parent / "shared" / "real"
@@ -232,3 +237,49 @@ def test_real_photographs_with_imagenet_weights(tmp_path):
     assert "imageNotFound.gif" in done.stderr
     summary = pd.read_csv(tmp_path / "out" / "summary.csv")
     assert summary["mean"][0] >= 0.94
+
+
+HEAVY = {"torch", "torchvision", "pandas", "matplotlib", "scipy", "PIL"}
+NAMES = ("compare", "check", "fit", "predict", "split", "clothes", "pretrain")
+
+
+def modules_after(*arguments):
+    "What a command prints, and which heavy modules it has loaded by then."
+    script = f"import json, sys; from transfer_nbs.commands import main; main({arguments[0]!r}, {list(arguments[1:])!r}); json.dump([*sys.modules], sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    return done.stdout, HEAVY & set(json.loads(done.stderr))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_load_nothing_heavy(name, option):
+    said, heavy = modules_after(name, option)
+    assert not heavy
+    assert said.startswith(f"Usage: transfer_{name}") if option == "--help" else said == f"transfer_nbs {version('transfer_nbs')}\n"
+
+
+def test_hyphens_and_underscores_are_one(clothes, tmp_path):
+    ways = (["--valid-fraction", "0.5"], ["--valid_fraction", "0.5"], ["--valid_fraction=0.5"])
+    tables = []
+    for number, way in enumerate(ways):
+        assert run("transfer_split", clothes, tmp_path / str(number), *way).returncode == 0
+        tables.append((tmp_path / str(number) / "split.csv").read_text())
+    assert len(set(tables)) == 1 and tables[0].count(",valid,") == tables[0].count(",train,")
+
+
+def test_a_command_of_the_package_is_the_command(clothes, tmp_path):
+    done = subprocess.run([sys.executable, "-m", "transfer_nbs", "split", clothes, tmp_path / "split"], capture_output=True, text=True)
+    assert done.returncode == 0 and (tmp_path / "split" / "split.csv").is_file(), done.stderr
+
+
+@pytest.mark.parametrize("arguments, words", [(["--se\x1b[31meds", "3"], ("no such option",)), (["--seeds", "three"], ("--seeds",)), (["a", "b"], ("b",))])
+def test_options_that_cant_be_read_are_one_visible_line(arguments, words):
+    done = run("transfer_compare", *arguments)
+    assert_one_line_error(done, *words)
+    assert "\x1b" not in done.stderr and "Usage" not in done.stderr
+
+
+def test_defaults_are_those_of_the_settings():
+    shared = {name: parameter.default for name, parameter in inspect.signature(commands.transfer_compare).parameters.items()}
+    for field in dataclasses.fields(TrainSettings):
+        if field.name != "size": assert shared[field.name] == field.default, field.name

@@ -14,7 +14,8 @@ from PIL import Image
 
 from transfer_nbs.bundle import make_bundle
 from transfer_nbs.chart import plot_compare
-from transfer_nbs.compare import CompareSettings, transfer_compare, write_tables
+from transfer_nbs.commands import transfer_compare
+from transfer_nbs.compare import CompareSettings, write_tables
 from transfer_nbs.recipes import RECIPES, train_recipe
 from transfer_nbs.run_folder import read_record, read_result, read_run
 from transfer_nbs.time_left import expected_work, seconds_left

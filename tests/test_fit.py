@@ -18,18 +18,19 @@ import pytest
 import torch
 from test_commands import BIN, REAL, assert_one_line_error, run
 
-from transfer_nbs.backbone import read_weights
+from transfer_nbs.weight_files import read_weights
 from transfer_nbs.bundle import _digest, load_bundle
 from transfer_nbs.clothes import make_clothes
 from transfer_nbs.compare import CompareSettings
 from transfer_nbs.recipes import RECIPES, train_recipe
 from transfer_nbs.folders import split_hash
 from transfer_nbs.files import claim
-from transfer_nbs.split import split_folder
+from transfer_nbs.split_folder import split_folder
 from transfer_nbs.training_run import DivergedError
 from transfer_nbs.bundle import checkpoint_path
 from transfer_nbs.checkpoint import FitSettings
-from transfer_nbs.your_images import fit_bundle, read_parts, read_winner, transfer_fit
+from transfer_nbs.commands import transfer_fit
+from transfer_nbs.your_images import fit_bundle, read_parts, read_winner
 
 KILLS = int(os.environ.get("TRANSFER_KILLS", "3").replace("all", "20"))  # random moments at which a training is killed
 SEED = int(os.environ.get("TRANSFER_SEED", random.SystemRandom().randrange(10**6)))  # of these moments

@@ -15,12 +15,14 @@ from PIL import Image
 
 from transfer_nbs.bundle import load_bundle
 from transfer_nbs.predict import list_images
-from transfer_nbs.check import check_folder, transfer_check
-from transfer_nbs.compare import transfer_compare
+from transfer_nbs.check import check_folder
+from transfer_nbs.commands import transfer_check
+from transfer_nbs.commands import transfer_compare
 from transfer_nbs.folders import _alike_names, find_images, find_troubles, read_layout
-from transfer_nbs.split import transfer_split
+from transfer_nbs.commands import transfer_split
 from transfer_nbs.checkpoint import FitSettings
-from transfer_nbs.your_images import check_compared, fit_bundle, read_parts, read_winner, transfer_fit
+from transfer_nbs.commands import transfer_fit
+from transfer_nbs.your_images import check_compared, fit_bundle, read_parts, read_winner
 
 NFC, NFD = (unicodedata.normalize(form, "Blüte") for form in ("NFC", "NFD"))
 BOTH = dict(train=4, valid=2)

@@ -18,7 +18,7 @@ from transfer_nbs.bundle import load_bundle, make_bundle
 from transfer_nbs.compare import CompareSettings
 from transfer_nbs.recipes import RECIPES, build_model
 from transfer_nbs.data import make_loaders
-from transfer_nbs.folders import open_image
+from transfer_nbs.images import open_image
 from transfer_nbs.hardware import choose_precision
 from transfer_nbs.inference import image_batches, ready_copy
 from transfer_nbs.fusion import inference_copy

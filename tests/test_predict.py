@@ -18,15 +18,16 @@ from bundles import rows_of, run, shell, text, untrained
 from test_commands import REAL, assert_one_line_error
 
 from transfer_nbs.bundle import load_bundle, make_bundle, save_bundle
-from transfer_nbs.check import transfer_check
+from transfer_nbs.commands import transfer_check
 from transfer_nbs.compare import CompareSettings
 from transfer_nbs.recipes import RECIPES, train_recipe
 from transfer_nbs.run_folder import valid_classes
 from transfer_nbs.data import read_folder
 from transfer_nbs.export import export_onnx
 from transfer_nbs.files import csv_text, csv_value
-from transfer_nbs.predict import list_images, most_likely, transfer_predict
-from transfer_nbs.split import split_folder
+from transfer_nbs.commands import transfer_predict
+from transfer_nbs.predict import list_images, most_likely
+from transfer_nbs.split_folder import split_folder
 
 
 # The command

@@ -26,7 +26,7 @@ from transfer_nbs.batches import ImageDataset
 from transfer_nbs.views import ImageSpec, centre_view, draw_views, random_crops, scale_down, shorten
 from transfer_nbs.duplicates import find_duplicates
 from transfer_nbs.examine import examine
-from transfer_nbs.folders import open_image
+from transfer_nbs.images import open_image
 from transfer_nbs.images import _MEMORY, Ranges, _decoding_bytes, find_ranges, range_of, to_rgb, used_range
 
 ROOT = Path(__file__).resolve().parent.parent

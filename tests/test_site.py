@@ -103,7 +103,7 @@ def test_reference_is_of_the_package(site):
     commands = (site / "commands.html").read_text()
     settings = (ROOT / "settings.ini").read_text()
     assert all(f'id="{name.replace("_", "-")}"' in commands for name in re.findall(r"^    (\w+)=", settings, re.M))
-    assert "--valid_fraction" in commands and "<td><p><code class=\"docutils literal notranslate\"><span class=\"pre\">0.2</span>" in commands
+    assert "--valid-fraction" in commands and "<td><p><code class=\"docutils literal notranslate\"><span class=\"pre\">0.2</span>" in commands
 
 
 def test_llms_txt_names_what_is_there(site):

@@ -25,7 +25,8 @@ from torchvision.transforms import v2
 from .cache import CacheFullError, cached, still_used
 from .console import in_threads, progress_bar
 from .files import file_stamps
-from .folders import naming_broken, open_image
+from .folders import naming_broken
+from .images import open_image
 from .images import READING, Ranges, opened
 from .views import STORED, ImageSpec, centre_view, draw_views, normalize, random_crops, scale_down
 

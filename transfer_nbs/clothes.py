@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['draw_palette', 'draw_cloth', 'draw_background_colours', 'draw_background', 'draw_clothes', 'make_clothes',
-           'practice_folder', 'transfer_clothes']
+           'practice_folder', 'write_clothes']
 
 # %% ../nbs/20_clothes.ipynb #cell-3
 import io, json, math, os, subprocess, sys, tempfile
@@ -13,11 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from fastcore.script import call_parse
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from .cache import cache_folder
-from .console import progress_bar, user_errors
+from .console import progress_bar
 from .files import (claim, ensure_folder, is_unfinished, remove_unfinished, sync_folder,
                                 write_file, write_folder)
 
@@ -1178,21 +1177,20 @@ def _fetch_clothes(
     return dest
 
 # %% ../nbs/20_clothes.ipynb #cell-70
-@call_parse
-def transfer_clothes(
-    dest: str, # a new folder; gets camouflage_clothes and normal_clothes
-    n: int = 2000, # images to draw, half of each class
-    size: int = 128, # width and height of a drawn image in pixels
-    seed: int = 0, # another seed, another set of drawn images
-    source: str = "drawn", # drawn, or kaggle: the article's own photographs
-):
-    "Draw the practice data as a folder of two classes, or fetch the article's own photographs."
-    with user_errors("transfer_clothes"):
-        if source not in ("drawn", "kaggle"): raise ValueError(f"source is {source!r}; give drawn or kaggle")
-        count = lambda: sum(1 for _ in Path(dest).glob("*/*.*")) if Path(dest).is_dir() else 0
-        before = count()
-        if source == "kaggle": _fetch_clothes(dest)
-        else: make_clothes(dest, n=n, size=size, seed=seed)
-        new = count() - before
-        if new: print(f"{dest}: {new} images written")
-        else: print(f"{dest}: all {before} images were there already; nothing changed")
+def write_clothes(
+    dest: str | Path,  # a new folder
+    *,
+    n: int = 2000,  # images to draw, half of each class
+    size: int = 128,  # width and height of a drawn image in pixels
+    seed: int = 0,  # another seed, another set of drawn images
+    source: str = "drawn",  # "drawn", or "kaggle": the article's own photographs
+) -> None:
+    "Draw the practice data or fetch the article's photographs, and print how many images are new."
+    if source not in ("drawn", "kaggle"): raise ValueError(f"source is {source!r}; give drawn or kaggle")
+    count = lambda: sum(1 for _ in Path(dest).glob("*/*.*")) if Path(dest).is_dir() else 0
+    before = count()
+    if source == "kaggle": _fetch_clothes(dest)
+    else: make_clothes(dest, n=n, size=size, seed=seed)
+    new = count() - before
+    if new: print(f"{dest}: {new} images written")
+    else: print(f"{dest}: all {before} images were there already; nothing changed")

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BAR', 'PRACTICE_IMAGES', 'PRACTICE_VALID', 'CompareSettings', 'run_recipe', 'begun_precision', 'compare', 'summarize',
-           'commonest_class', 'format_classes', 'write_tables', 'transfer_compare']
+           'commonest_class', 'format_classes', 'write_tables', 'run_comparison']
 
 # %% ../nbs/11_compare.ipynb #cell-3
 import gc
@@ -22,21 +22,19 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from fastcore.script import Param, call_parse, store_true
 from tqdm import tqdm
 
 from .backbone import create_body, describe_body, feature_count
 from .batches import decode_images
 from .chart import conclusion, format_table, plot_compare
 from .clothes import practice_folder
-from .console import printable, progress_bar, user_errors
+from .console import printable, progress_bar
 from .data import read_folder
-from .duplicates import SAME_PICTURE
 from .features import FeatureStore
 from .files import (check_outside, check_writable, claim, content_hash, csv_text, remove_unfinished,
                                 write_file)
 from .hardware import (PeakMemory, Precision, check_computing, choose_device, choose_precision,
-                                   computing_facts, describe_choices, describe_environment, keep_freed_memory,
+                                   computing_facts, describe_choices, describe_environment,
                                    recorded_precision)
 from .intervals import accuracy_interval, compare_with_best
 from .recipes import RECIPES, check_recipes, find_recipe, image_spec, train_recipe
@@ -48,7 +46,7 @@ from .folders import images_digest
 from .time_left import TimeLeft
 from .training import Recipe
 from .training_run import DivergedError
-from .weight_files import usual_size, weights_file
+from .weight_files import weights_file
 
 # %% ../nbs/11_compare.ipynb #cell-10
 @dataclass(frozen=True)
@@ -299,55 +297,65 @@ def write_tables(
 PRACTICE_IMAGES, PRACTICE_VALID = 2000, 0.5  # 1000 to train on and 1000 to check with
 
 
-@call_parse
-def transfer_compare(
-    folder: Param("folder of images, FOLDER/<class>/... or FOLDER/train/<class>/... with valid; none: the practice data", str, nargs="?", opt=False) = None,
-    recipes: str = ",".join(RECIPES),  # comma separated
-    seeds: int = 3,  # how many runs of each recipe
-    epochs: int = 2,  # of each run
-    size: int = None,  # height and width for the network, pixels; 96 with the bundled weights, a bundle's own, else 224
-    batch_size: int = 16,  # images at a time
-    lr: float = 0.004,  # learning rate of the head at the beginning of a phase; falls to 0 along a cosine
-    arch: str = "resnet18",  # a network by torchvision's name, such as resnet34 or mobilenet_v2
-    weights: str = "bundled",  # imagenet, the choice for photographs, downloaded once; bundled, made from formulas, for resnet18 alone; or a file (.safetensors or .pth) or a bundle
-    order: str = "shuffled",  # how a folder without train and valid is split: shuffled, or first (the article's way)
-    valid_fraction: float = None,  # share of each class to validate on, where the folder has no valid part; 0.2, for the practice data 0.5
-    test_fraction: float = 0.0,  # share that is set aside, seen by no recipe, for transfer_fit to measure the winner on
-    alike: int = SAME_PICTURE,  # bits of 256 in which the hashes of images that look alike may differ, up to 64, where a folder is split; 0: only identical files are kept together
-    device: str = "auto",  # auto, cpu, cuda or mps
-    precision: str = "auto",  # auto, bfloat16 or float32
-    out: str = "runs/compare",  # folder for the results
-    verbose: store_true = False,  # say how it computes, and why
-):
-    "Compare seven ways to fine-tune a pretrained network, and two baselines, on a folder of images."
-    with user_errors("transfer_compare"):
-        keep_freed_memory()
-        settings = CompareSettings(
-            recipes=tuple(recipes.split(",")), seeds=seeds, epochs=epochs, size=size or usual_size(weights),
-            batch_size=batch_size, lr=lr, arch=arch, weights=weights, device=device, precision=precision)
-        chosen = choose_device(device)
-        body = create_body(arch, weights=weights)
-        feature_count(body, size=settings.size)
-        practice = folder is None
-        if not practice: check_outside(out, folder)
-        if valid_fraction is None: valid_fraction = PRACTICE_VALID if practice else 0.2
-        how = dict(valid_fraction=valid_fraction, order=order, test_fraction=test_fraction, alike=alike)
-        if not practice: table = read_folder(folder, **how)
-        check_writable(out)
-        if practice:
-            print(f"practice data: {PRACTICE_IMAGES} drawn figures in camouflage or normal clothes")
-            folder = practice_folder(n=PRACTICE_IMAGES)
-            table = read_folder(folder, **how)
-        table, counts = table[table["split"] != "test"], table.groupby("split").size()
-        print(f"{folder}: {table['class'].nunique()} classes, {counts['train']} images to train on, {counts['valid']} to check with"
-              + (f", {counts['test']} set aside" if test_fraction else ""))
-        print(f"{arch}, weights {weights}, {settings.size} px; {begun_precision(out, settings).reason}")
-        if verbose: print("\n".join(f"- {line}" for line in describe_choices(chosen, precision=precision)))
-        if describe_body(body): print(f"{arch}: {describe_body(body)}")
-        compare(settings, table, folder, out=out, how=how)
-        summary = write_tables(out)
-        print(f"\n{format_table(summary)}\n\n{conclusion(summary)} ({seeds} seed{'s' * (seeds > 1)}, {counts['valid']} images)")
-        print(format_classes(summary, read_run(out)[1], valid_classes(out)))
-        lost = ", ".join(summary.recipe[summary.verdict == "diverged"])
-        if lost: print(f"diverged at learning rate {lr:g}: {lost}; try a smaller --lr, such as {min(lr / 10, 0.004):g}")
-        print(f"results.csv, summary.csv, run.json and compare.png are in {out}")
+def _read_images(
+    folder: str | Path | None,  # None: the practice data
+    how: dict,  # to split it, as for `read_folder`
+    out: str | Path,  # folder of the comparison, which is checked before anything is drawn
+) -> tuple[str | Path, pd.DataFrame]:  # the folder; file, class, split
+    "The images to compare on."
+    if folder is not None: table = read_folder(folder, **how)
+    check_writable(out)
+    if folder is None:
+        print(f"practice data: {PRACTICE_IMAGES} drawn figures in camouflage or normal clothes")
+        folder = practice_folder(n=PRACTICE_IMAGES)
+        table = read_folder(folder, **how)
+    return folder, table
+
+
+def _describe_images(folder: str | Path, table: pd.DataFrame, set_aside: bool) -> str:
+    "How many classes and images there are, and what for."
+    counts = table.groupby("split").size()
+    said = [f"{table['class'].nunique()} classes", f"{counts['train']} images to train on",
+            f"{counts['valid']} to check with"]
+    if set_aside: said.append(f"{counts['test']} set aside")
+    return f"{folder}: {', '.join(said)}"
+
+# %% ../nbs/11_compare.ipynb #compare-72b
+def _describe_summary(out: str | Path, summary: pd.DataFrame, settings: CompareSettings) -> str:
+    "What came out, in words and as a table."
+    classes, answers, seeds = valid_classes(out), read_run(out)[1], settings.seeds
+    images = len(next(iter(answers.values()))[0])
+    lines = ["", format_table(summary), "",
+             f"{conclusion(summary)} ({seeds} seed{'s' * (seeds > 1)}, {images} images)",
+             format_classes(summary, answers, classes)]
+    lost = ", ".join(summary.recipe[summary.verdict == "diverged"])
+    if lost:
+        smaller = min(settings.lr / 10, TrainSettings.lr)
+        lines.append(f"diverged at learning rate {settings.lr:g}: {lost}; try a smaller --lr, such as {smaller:g}")
+    return "\n".join(lines)
+
+
+def run_comparison(
+    folder: str | Path | None,  # folder of images; None: the practice data
+    settings: CompareSettings,
+    how: dict,  # to split the folder, as for `read_folder`; where valid_fraction is None, the default
+    *,
+    out: str | Path,  # folder for the results
+    verbose: bool = False,  # say how the numbers are computed, and why
+) -> pd.DataFrame:  # the summary
+    "Compare recipes on a folder of images, and print what is done and what came out."
+    device, body = choose_device(settings.device), create_body(settings.arch, weights=settings.weights)
+    feature_count(body, size=settings.size)
+    if folder is not None: check_outside(out, folder)
+    if how["valid_fraction"] is None: how = {**how, "valid_fraction": PRACTICE_VALID if folder is None else 0.2}
+    folder, table = _read_images(folder, how, out)
+    print(_describe_images(folder, table, bool(how["test_fraction"])))
+    computed = begun_precision(out, settings).reason
+    print(f"{settings.arch}, weights {settings.weights}, {settings.size} px; {computed}")
+    if verbose: print("\n".join(f"- {line}" for line in describe_choices(device, precision=settings.precision)))
+    if describe_body(body): print(f"{settings.arch}: {describe_body(body)}")
+    compare(settings, table[table["split"] != "test"], folder, out=out, how=how)
+    summary = write_tables(out)
+    print(_describe_summary(out, summary, settings))
+    print(f"results.csv, summary.csv, run.json and compare.png are in {out}")
+    return summary

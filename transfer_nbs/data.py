@@ -14,7 +14,7 @@ from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 from torchvision.transforms import v2
 
 from .batches import ImageDataset, ShuffledBatches, batch_loader, equal_chances
-from .duplicates import SAME_PICTURE
+from .settings import SAME_PICTURE
 from .folders import Layout, side_folders, trainable_layout
 from .split import split_images
 from .views import ImageSpec, centre_view

@@ -30,7 +30,7 @@ from .console import listed
 from .data import valid_transform
 from .views import ImageSpec, shorten
 from .files import write_output
-from .folders import open_image
+from .images import open_image
 from .inference import prepare_image
 from .intervals import accuracy_interval
 from .folders import split_hash

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OF_THE_RUN', 'NOTES', 'read_parts', 'read_winner', 'check_compared', 'fit_bundle', 'choose_settings',
-           'format_results', 'add_onnx', 'transfer_fit']
+           'format_results', 'add_onnx', 'FitExtras', 'fit_folder']
 
 # %% ../nbs/12_your_images.ipynb #your-04
 import os
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
-from fastcore.script import call_parse, store_true
 from safetensors import SafetensorError
 
 from .batches import decode_images
@@ -24,11 +23,10 @@ from .bundle import Bundle, check_place, checkpoint_path, load_bundle, make_bund
 from .checkpoint import (FitSettings, advance, check_request, choose_computing, describe_request,
                                      finish_epoch, read_checkpoint, tensorboard_log, write_checkpoint)
 from .compare import summarize
-from .console import user_errors
 from .data import read_folder, read_test
 from .export import check_onnx, export_onnx
 from .files import check_outside, claim, content_hash
-from .hardware import choose_device, choose_precision, keep_freed_memory
+from .hardware import choose_device, choose_precision
 from .recipes import RECIPES, build_model, check_recipes, image_spec, train_recipe
 from .review import write_review
 from .run_folder import read_record, read_run
@@ -74,7 +72,7 @@ def check_compared(
     chose, data = table[table["split"] != "test"], record["data"]
     if split_hash(chose) != data["split"]:
         raise ValueError(f"{run} compared recipes on other images than these of {folder}, or on another split of them: "
-                         "compare this folder anew, with the same --valid_fraction, --test_fraction, --alike and --order")
+                         "compare this folder anew, with the same --valid-fraction, --test-fraction, --alike and --order")
     if "images" in data and images_digest(chose, folder) != data["images"]:
         raise ValueError(f"{run} compared recipes on images that were other ones then, under the same names: "
                          "compare this folder anew")
@@ -255,47 +253,45 @@ def add_onnx(
     return f"model.onnx agrees with PyTorch: {agrees}"
 
 # %% ../nbs/12_your_images.ipynb #865d7a70
-@call_parse
-def transfer_fit(
-    folder: str,  # folder of images, FOLDER/<class>/... or FOLDER/train/<class>/... with valid and perhaps test
-    recipe: str = "best",  # the name of a recipe, as for transfer_compare, or best, which needs --from: its winner
-    from_run: str = None,  # or --from: folder of a finished transfer_compare of the same images, whose settings are used
-    out: str = "runs/bundle",  # folder for the bundle; while it trains, what is needed to go on is in OUT.checkpoint
-    epochs: int = None,  # how many; as in --from, else 2
-    size: int = None,  # height and width for the network, pixels; as in --from, else 96 with the bundled weights, a bundle's own, and 224 with others
-    batch_size: int = None,  # images at a time; as in --from, else 16
-    lr: float = None,  # learning rate of the head at the beginning of a phase; as in --from, else 0.004
-    arch: str = None,  # a network by torchvision's name, such as resnet34 or mobilenet_v2; as in --from, else resnet18
-    weights: str = None,  # imagenet, the choice for photographs; bundled, made from formulas, for resnet18 alone; or a file (.safetensors or .pth) or a bundle; as in --from, else bundled
-    seed: int = 0,  # of the head's weights, of order and dropout
-    order: str = None,  # how a folder without train and valid is split: shuffled, or first (the article's way); as in --from, else shuffled
-    valid_fraction: float = None,  # share of each class to validate on, where the folder has no valid part; as in --from, else 0.2
-    test_fraction: float = None,  # share that is set aside for the very end, where the folder has no test part; as in --from, else 0
-    alike: int = None,  # bits of 256 in which the hashes of images that look alike may differ, up to 64, where a folder is split; 0: only identical files are kept together; as in --from, else 36
-    balance: str = "none",  # where classes are of different sizes: weights (in the loss), sampling (of images), or none
-    patience: int = 0,  # stop after so many epochs of the last phase without a lower validation loss; 0: never
-    device: str = None,  # auto, cpu, cuda or mps; auto
-    precision: str = None,  # auto, bfloat16 or float32; auto
-    tensorboard: str = None,  # folder for TensorBoard's logs; needs the extra tensorboard
-    onnx: store_true = False,  # add model.onnx, compared with PyTorch on the validation images, to a finished bundle too; needs the extra onnx
-):
-    "Train one recipe on a folder of images and write a bundle; killed at any moment, the same command goes on. Exit status 130: stopped by Ctrl-C."
-    with user_errors("transfer_fit"):
-        keep_freed_memory()
-        if onnx: check_onnx()  # before an hour goes into the training
-        for place in filter(None, (out, tensorboard)): check_outside(place, folder)
-        given = dict(epochs=epochs, size=size, batch_size=batch_size, lr=lr, arch=arch, weights=weights, device=device, precision=precision)
-        settings, record = choose_settings(recipe, from_run, {**given, "seed": seed, "balance": balance, "patience": patience})
-        how = {**(record or {}).get("split", {}), **{name: value for name, value in dict(order=order, valid_fraction=valid_fraction, test_fraction=test_fraction, alike=alike).items() if value is not None}}
-        table = read_parts(folder, **how)
-        if record: check_compared(table, folder, from_run, record)
-        counts, device = table.groupby("split").size(), choose_device(settings.device)
-        print(f"{folder}: {table['class'].nunique()} classes, {counts['train']} images to train on, {counts['valid']} to choose by, {counts.get('test', 0)} for the test")
-        print(f"{settings.recipe}, {settings.arch}, weights {settings.weights}, {settings.size} px; {choose_precision(device, precision=settings.precision).reason}")
-        chosen_from = f"{len(record['settings']['recipes'])} recipes" if recipe == "best" else ""
-        bundle = fit_bundle(settings, table, folder, out=out, chosen_from=chosen_from, tensorboard=tensorboard)
-        valid = table["file"][table["split"] == "valid"]
-        if onnx: print(add_onnx(Path(out), [Path(folder) / file for file in valid]))
-        history = pd.DataFrame(bundle.results["valid"].get("epochs"))
-        if not (Path(out) / "review.html").exists(): write_review(out, table, folder, history=history, device=settings.device)
-        print(f"{format_results(bundle)}\nthe bundle is in {out}, with a review in {Path(out) / 'review.html'}: transfer_predict {out} IMAGES")
+class FitExtras(NamedTuple):
+    "What a training run may leave beside its bundle."
+    tensorboard: str | Path | None = None  # folder for TensorBoard; None: no log
+    onnx: bool = False  # whether to add model.onnx
+
+
+def _describe_fit(settings: FitSettings, table: pd.DataFrame, folder: str | Path) -> str:
+    "What is trained, on how many images."
+    counts, device = table.groupby("split").size(), choose_device(settings.device)
+    images = (f"{counts['train']} images to train on, {counts['valid']} to choose by, "
+              f"{counts.get('test', 0)} for the test")
+    computed = choose_precision(device, precision=settings.precision).reason
+    return (f"{folder}: {table['class'].nunique()} classes, {images}\n"
+            f"{settings.recipe}, {settings.arch}, weights {settings.weights}, {settings.size} px; {computed}")
+
+
+def fit_folder(
+    folder: str | Path,  # folder of images
+    recipe: str,  # a recipe's name, or "best"
+    run: str | Path | None,  # folder of a comparison, from which everything comes that is not given
+    *,
+    given: dict,  # fields of `FitSettings` by name, None where one wasn't given
+    how: dict,  # to split the folder, as for `read_parts`; likewise
+    out: str | Path,  # folder of the bundle to make
+    extras: FitExtras = FitExtras(),
+) -> Bundle:
+    "Train one recipe on a folder of images, write its bundle and review, and print what is done and how good it is."
+    if extras.onnx: check_onnx()  # before an hour goes into the training
+    for place in filter(None, (out, extras.tensorboard)): check_outside(place, folder)
+    settings, record = choose_settings(recipe, run, given)
+    how = {name: value for name, value in how.items() if value is not None}
+    table = read_parts(folder, **{**(record or {}).get("split", {}), **how})
+    if record: check_compared(table, folder, run, record)
+    print(_describe_fit(settings, table, folder))
+    chosen_from = f"{len(record['settings']['recipes'])} recipes" if recipe == "best" else ""
+    bundle = fit_bundle(settings, table, folder, out=out, chosen_from=chosen_from, tensorboard=extras.tensorboard)
+    valid, review = table["file"][table["split"] == "valid"], Path(out) / "review.html"
+    if extras.onnx: print(add_onnx(Path(out), [Path(folder) / file for file in valid]))
+    history = pd.DataFrame(bundle.results["valid"].get("epochs"))
+    if not review.exists(): write_review(out, table, folder, history=history, device=settings.device)
+    print(f"{format_results(bundle)}\nthe bundle is in {out}, with a review in {review}: transfer_predict {out} IMAGES")
+    return bundle
