@@ -15,7 +15,7 @@ import pytest
 from PIL import ExifTags, Image, ImageDraw, ImageFilter, ImageOps
 from test_commands import REAL, assert_one_line_error, run
 
-from transfer_nbs import check, examine
+from transfer_nbs import check, commands, examine
 from transfer_nbs.files import claim
 
 
@@ -459,7 +459,7 @@ def test_reports_and_quarantine_come_before_the_text(broken, tmp_path, monkeypat
         with monkeypatch.context() as patched:
             patched.setattr("builtins.print", closed if failing else lambda *text, **_: said.extend(text))
             patched.setattr(os, "dup2", lambda *_: None)
-            with suppress(SystemExit): check.transfer_check(str(odd), csv=str(tmp_path / "report\x1b.csv"), json=str(tmp_path / "report.json"), quarantine=str(tmp_path / "bad\x1b"))
+            with suppress(SystemExit): commands.transfer_check(str(odd), csv=str(tmp_path / "report\x1b.csv"), json=str(tmp_path / "report.json"), quarantine=str(tmp_path / "bad\x1b"))
         assert (tmp_path / "report\x1b.csv").exists() and (tmp_path / "report.json").exists() and (tmp_path / "bad\x1b/moved.jsonl").exists()
     assert len(said) > 4 and not any("\x1b" in text for text in said)
 
