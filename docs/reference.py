@@ -177,7 +177,8 @@ def api_pages(
 
 def commands_page() -> str:
     "Every command, from its own description and options."
-    lines = ["# Commands", "", "Each explains itself with `--help`; this page is made from the same source.", ""]
+    lines = ["# Commands", "", "Each explains itself with `--help`; this page is made from the same source. Options may be written with underscores too, "
+             "and `python -m transfer_nbs compare` is the same as `transfer_compare`.", ""]
     group = typer.main.get_command(app)
     for name in COMMANDS:
         command = group.commands[name.removeprefix("transfer_")]

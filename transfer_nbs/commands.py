@@ -7,18 +7,20 @@ __all__ = ['app', 'RECIPE_NAMES', 'scripts', 'transfer_compare', 'transfer_check
            'transfer_split', 'transfer_clothes', 'transfer_pretrain', 'main']
 
 # %% ../nbs/39_commands.ipynb #commands-05
-# Nothing here may load PyTorch, pandas, SciPy or Matplotlib: `--help` would wait for them. So each command
-# imports its work when it runs. This is the one module in which a function imports a room of the package.
-import inspect
+# Nothing here may load PyTorch, pandas, SciPy or Matplotlib: `--help` would wait for them. So each
+# command imports its work when it runs. In no other module does a function import a room.
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
 from functools import partial, wraps
+from inspect import Parameter, signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
+from typer.main import get_command
 
 from . import __version__
 from .console import user_errors
@@ -27,7 +29,7 @@ from .settings import SAME_PICTURE, TrainSettings
 # %% ../nbs/39_commands.ipynb #commands-11
 app = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
 _CONTEXT = dict(help_option_names=["-h", "--help"],
-                token_normalize_func=lambda name: name.replace("_", "-"))  # --batch_size is --batch-size
+                token_normalize_func=lambda name: name.replace("_", "-"))  # --batch_size works too
 
 
 def _say_version(asked: bool) -> None:
@@ -37,8 +39,8 @@ def _say_version(asked: bool) -> None:
     raise typer.Exit()
 
 
-_Version = Annotated[bool, typer.Option("--version", callback=_say_version, is_eager=True,
-                                        help="Show the version and exit.")]
+_Version = Annotated[bool, Option("--version", callback=_say_version, is_eager=True,
+                                  help="Show the version and exit.")]
 
 
 @app.callback(context_settings=_CONTEXT)
@@ -48,8 +50,8 @@ def _transfer_nbs(version: _Version = False):
 # %% ../nbs/39_commands.ipynb #commands-12
 def _command(
     function: Callable,  # named transfer_...; returns its exit status, None for 0
-) -> Callable:  # raises SystemExit, with one line on standard error where a user can mend what is wrong
-    "Make a function a command."
+) -> Callable:
+    "Make a function a command. Raises SystemExit, after one line about what a user can mend."
     name = function.__name__
 
     @wraps(function)
@@ -59,9 +61,9 @@ def _command(
 
     @wraps(function)
     def from_shell(*, version, **options): from_python(**options)
-    signature = inspect.signature(function)
-    last = inspect.Parameter("version", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=_Version)
-    from_shell.__signature__ = signature.replace(parameters=[*signature.parameters.values(), last])
+    own = signature(function)
+    version = Parameter("version", Parameter.KEYWORD_ONLY, default=False, annotation=_Version)
+    from_shell.__signature__ = own.replace(parameters=[*own.parameters.values(), version])
     app.command(name.removeprefix("transfer_"), context_settings=_CONTEXT)(from_shell)
     return from_python
 
@@ -71,23 +73,27 @@ RECIPE_NAMES = ("feature_extractor", "bn_eval", "bn_trainable", "discriminative_
                 "from_scratch", "random_features")  # those of `RECIPES`, which would load PyTorch
 _SETTINGS = TrainSettings()
 _OWN_SIZE = f"{_SETTINGS.size} with the bundled weights, a bundle's own, else 224"
-_DEFAULTS = dict(order="shuffled", valid_fraction=0.2, test_fraction=0.0, alike=SAME_PICTURE)  # of a split
+_SPLIT = dict(order="shuffled", valid_fraction=0.2, test_fraction=0.0, alike=SAME_PICTURE)
 _HELP = dict(
     epochs="Epochs of each training run.",
     size="Height and width that the network sees, in pixels.",
     batch_size="Images in a batch.",
     lr="Learning rate of the head at the start of a phase. It falls to 0 along a cosine.",
     arch="A network of torchvision, such as resnet34 or mobilenet_v2.",
-    weights="Pretrained weights: imagenet, the choice for photographs, downloaded once; bundled, made from formulas, "
-            "for resnet18 only; a file (.safetensors or .pth); or a bundle.",
-    order="How to split a folder that isn't split: shuffled, or first (the first files by name, as in the article).",
+    weights="Pretrained weights: imagenet, the choice for photographs, downloaded once; bundled, "
+            "made from formulas, for resnet18 only; a file (.safetensors or .pth); or a bundle.",
+    order="How to split a folder that isn't split: shuffled, or first (the first files by name, "
+          "as in the article).",
     valid_fraction="Share of each class to validate on, where the folder has no valid part.",
-    test_fraction="Share of each class to set aside for a test at the very end, where the folder has no test part.",
-    alike="When a folder is split, images that look alike stay on one side: those whose hashes differ in at most "
-          "this many of 256 bits, up to 64. 0: only identical files stay together.",
+    test_fraction="Share of each class to set aside for a test at the very end, where the folder "
+                  "has no test part.",
+    alike="When a folder is split, images that look alike stay on one side: those whose hashes "
+          "differ in at most this many of 256 bits, up to 64. 0: only identical files stay "
+          "together.",
     device="auto, cpu, cuda or mps.",
     precision="auto (whichever is faster), float32 or bfloat16.")
-_FOLDER = "Folder of images: FOLDER/<class>/..., or FOLDER/train/<class>/... with valid and perhaps test beside it."
+_FOLDER = ("Folder of images: FOLDER/<class>/..., or FOLDER/train/<class>/... with valid and "
+           "perhaps test beside it.")
 
 # %% ../nbs/39_commands.ipynb #commands-22
 def _option(
@@ -95,7 +101,7 @@ def _option(
     **options,  # of `typer.Option`
 ) -> object:  # of Typer
     "An option that several commands share."
-    return typer.Option(help=_HELP[name], **options)
+    return Option(help=_HELP[name], **options)
 
 
 def _taken(
@@ -103,128 +109,154 @@ def _taken(
     default: str | None = None,  # in words; None: that of the settings
 ) -> object:  # of Typer
     "An option of `transfer_fit` that a comparison may decide."
-    default = default or getattr(_SETTINGS, name, _DEFAULTS.get(name))
+    default = default or getattr(_SETTINGS, name, _SPLIT.get(name))
     return _option(name, show_default=f"as in --from, else {default}")
 
 
 _Device = Annotated[str, _option("device")]
+_Text, _Number = str | None, float | None  # what may be left out
 
 # %% ../nbs/39_commands.ipynb #commands-31
 @_command
 def transfer_compare(
-    folder: Annotated[str | None, typer.Argument(help=f"{_FOLDER} Without it: the practice data.")] = None,
-    recipes: Annotated[str | None, typer.Option(
-        help=f"Recipes to compare, separated by commas: {', '.join(RECIPE_NAMES)}.", show_default="all")] = None,
-    seeds: Annotated[int, typer.Option(help="Training runs of each recipe, each with its own seed.")] = 3,
+    folder: Annotated[_Text, Argument(
+        metavar="FOLDER", help=f"{_FOLDER} Without it: the practice data.")] = None,
+    recipes: Annotated[_Text, Option(
+        help=f"Recipes to compare, separated by commas: {', '.join(RECIPE_NAMES)}.",
+        show_default="all")] = None,
+    seeds: Annotated[int, Option(help="Training runs of each recipe, each with its own seed.")] = 3,
     epochs: Annotated[int, _option("epochs")] = _SETTINGS.epochs,
     size: Annotated[int | None, _option("size", show_default=_OWN_SIZE)] = None,
     batch_size: Annotated[int, _option("batch_size")] = _SETTINGS.batch_size,
     lr: Annotated[float, _option("lr")] = _SETTINGS.lr,
     arch: Annotated[str, _option("arch")] = _SETTINGS.arch,
     weights: Annotated[str, _option("weights")] = _SETTINGS.weights,
-    order: Annotated[str, _option("order")] = _DEFAULTS["order"],
-    valid_fraction: Annotated[float | None, _option(
-        "valid_fraction", show_default=f"{_DEFAULTS['valid_fraction']}; of the practice data 0.5")] = None,
-    test_fraction: Annotated[float, _option("test_fraction")] = _DEFAULTS["test_fraction"],
-    alike: Annotated[int, _option("alike")] = _DEFAULTS["alike"],
+    order: Annotated[str, _option("order")] = _SPLIT["order"],
+    valid_fraction: Annotated[_Number, _option(
+        "valid_fraction", show_default="0.2; of the practice data 0.5")] = None,
+    test_fraction: Annotated[float, _option("test_fraction")] = _SPLIT["test_fraction"],
+    alike: Annotated[int, _option("alike")] = _SPLIT["alike"],
     device: _Device = _SETTINGS.device,
     precision: Annotated[str, _option("precision")] = _SETTINGS.precision,
-    out: Annotated[str, typer.Option(help="Folder for the results.")] = "runs/compare",
-    verbose: Annotated[bool, typer.Option("--verbose", help="Say how the numbers are computed, and why.")] = False,
+    out: Annotated[str, Option(help="Folder for the results.")] = "runs/compare",
+    verbose: Annotated[bool, Option(
+        "--verbose", help="Say how the numbers are computed, and why.")] = False,
 ) -> None:
-    "Compare seven ways to fine-tune a pretrained network, and two baselines, on a folder of images."
+    """Compare recipes on a folder of images, with several seeds each.
+
+    Recipes are seven ways to fine-tune a pretrained network, and two baselines. A comparison that
+    was stopped goes on where it was."""
     from transfer_nbs.compare import CompareSettings, run_comparison
     from transfer_nbs.hardware import keep_freed_memory
     from transfer_nbs.weight_files import usual_size
     keep_freed_memory()
     names = dict(recipes=tuple(recipes.split(","))) if recipes is not None else {}
     settings = CompareSettings(
-        **names, seeds=seeds, epochs=epochs, size=size or usual_size(weights), batch_size=batch_size, lr=lr,
-        arch=arch, weights=weights, device=device, precision=precision)
+        **names, seeds=seeds, epochs=epochs, size=size or usual_size(weights),
+        batch_size=batch_size, lr=lr, arch=arch, weights=weights, device=device,
+        precision=precision)
     how = dict(valid_fraction=valid_fraction, order=order, test_fraction=test_fraction, alike=alike)
     run_comparison(folder, settings, how, out=out, verbose=verbose)
 
 # %% ../nbs/39_commands.ipynb #commands-33
 @_command
 def transfer_check(
-    folder: Annotated[str, typer.Argument(help=f"{_FOLDER} Nothing in it is changed without --quarantine, "
-                                               "--mend-leaks or --restore.")],
-    csv: Annotated[str | None, typer.Option(help="File for all that was found, one row each.")] = None,
-    json: Annotated[str | None, typer.Option(help="File for the same with counts, for other programs.")] = None,
-    quarantine: Annotated[str | None, typer.Option(
-        help="Folder to move files to that can't be decoded, with a list, moved.jsonl, by which to undo it.")] = None,
-    mend_leaks: Annotated[str | None, typer.Option(
-        help="Folder to move files to, likewise, that are in train and have a copy in valid or test.")] = None,
-    alike: Annotated[int, typer.Option(
+    folder: Annotated[str, Argument(
+        metavar="FOLDER",
+        help=f"{_FOLDER} Nothing in it changes without --quarantine, --mend-leaks or --restore.")],
+    csv: Annotated[_Text, Option(help="File for all that was found, one row each.")] = None,
+    json: Annotated[_Text, Option(
+        help="File for the same with counts, for other programs.")] = None,
+    quarantine: Annotated[_Text, Option(
+        help="Folder to move files to that can't be decoded, with a list, moved.jsonl, by which "
+             "--restore undoes it.")] = None,
+    mend_leaks: Annotated[_Text, Option(
+        help="Folder to move files to, likewise, that are in train and have a copy in valid "
+             "or test.")] = None,
+    alike: Annotated[int, Option(
         help="Images look alike whose hashes differ in at most this many of 256 bits, up to 64. "
              "0: only identical files are looked for.")] = SAME_PICTURE,
-    restore: Annotated[str | None, typer.Option(
+    restore: Annotated[_Text, Option(
         help="Such a list: move all files on it back into FOLDER, and check nothing.")] = None,
 ) -> None:
-    """Say what is wrong with a folder of images: broken, odd, rotated, duplicated, leaking.
+    """Say what is wrong with a folder of images.
 
-    Exit status 1: something would spoil a result."""
+    That is: images that are broken, odd, rotated or duplicated, or that leak from train into valid
+    or test. Exit status 1: something would spoil a result."""
     from transfer_nbs.check import run_check
-    run_check(folder, csv=csv, json=json, quarantine=quarantine, mend_leaks=mend_leaks, alike=alike, restore=restore)
+    run_check(folder, csv=csv, json=json, quarantine=quarantine, mend_leaks=mend_leaks, alike=alike,
+              restore=restore)
 
 # %% ../nbs/39_commands.ipynb #commands-35
 @_command
 def transfer_fit(
-    folder: Annotated[str, typer.Argument(help=_FOLDER)],
-    recipe: Annotated[str, typer.Option(
-        help="Recipe to train, by its name as for transfer_compare; or best, the winner of --from.")] = "best",
-    from_run: Annotated[str | None, typer.Option(
+    folder: Annotated[str, Argument(metavar="FOLDER", help=_FOLDER)],
+    recipe: Annotated[str, Option(
+        help="Recipe to train, by its name as for transfer_compare; or best, the winner of "
+             "--from.")] = "best",
+    from_run: Annotated[_Text, Option(
         "--from", "--from-run",
-        help="Folder of a finished transfer_compare of the same images, whose settings are used.")] = None,
-    out: Annotated[str, typer.Option(
-        help="Folder for the bundle. While it trains, OUT.checkpoint holds what is needed to go on.")] = "runs/bundle",
+        help="Folder of a finished transfer_compare of the same images, whose settings are "
+             "used.")] = None,
+    out: Annotated[str, Option(
+        help="Folder for the bundle. While it trains, OUT.checkpoint holds what is needed "
+             "to go on.")] = "runs/bundle",
     epochs: Annotated[int | None, _taken("epochs")] = None,
     size: Annotated[int | None, _taken("size", _OWN_SIZE)] = None,
     batch_size: Annotated[int | None, _taken("batch_size")] = None,
-    lr: Annotated[float | None, _taken("lr")] = None,
-    arch: Annotated[str | None, _taken("arch")] = None,
-    weights: Annotated[str | None, _taken("weights")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the head's weights, of the order of images and of dropout.")] = 0,
-    order: Annotated[str | None, _taken("order")] = None,
-    valid_fraction: Annotated[float | None, _taken("valid_fraction")] = None,
-    test_fraction: Annotated[float | None, _taken("test_fraction", "0")] = None,
+    lr: Annotated[_Number, _taken("lr")] = None,
+    arch: Annotated[_Text, _taken("arch")] = None,
+    weights: Annotated[_Text, _taken("weights")] = None,
+    seed: Annotated[int, Option(
+        help="Seed of the head's weights, of the order of images and of dropout.")] = 0,
+    order: Annotated[_Text, _taken("order")] = None,
+    valid_fraction: Annotated[_Number, _taken("valid_fraction")] = None,
+    test_fraction: Annotated[_Number, _taken("test_fraction", "0")] = None,
     alike: Annotated[int | None, _taken("alike")] = None,
-    balance: Annotated[str, typer.Option(
-        help="For classes of different sizes: weights (in the loss), sampling (of images), or none.")] = "none",
-    patience: Annotated[int, typer.Option(
-        help="Stop after this many epochs of the last phase without a lower validation loss. 0: never.")] = 0,
-    device: Annotated[str | None, _taken("device")] = None,
-    precision: Annotated[str | None, _taken("precision")] = None,
-    tensorboard: Annotated[str | None, typer.Option(
+    balance: Annotated[str, Option(
+        help="For classes of different sizes: weights (in the loss), sampling (of images), "
+             "or none.")] = "none",
+    patience: Annotated[int, Option(
+        help="Stop after this many epochs of the last phase without a lower validation loss. "
+             "0: never.")] = 0,
+    device: Annotated[_Text, _taken("device")] = None,
+    precision: Annotated[_Text, _taken("precision")] = None,
+    tensorboard: Annotated[_Text, Option(
         help="Folder for TensorBoard's logs. Needs the extra tensorboard.")] = None,
-    onnx: Annotated[bool, typer.Option(
-        "--onnx", help="Add model.onnx, compared with PyTorch on the validation images, to a finished bundle too. "
-                       "Needs the extra onnx.")] = False,
+    onnx: Annotated[bool, Option(
+        "--onnx", help="Add model.onnx, compared with PyTorch on the validation images, to a "
+                       "finished bundle too. Needs the extra onnx.")] = False,
 ) -> None:
-    """Train one recipe on a folder of images and write a bundle. Stopped at any moment, the same command goes on.
+    """Train one recipe on a folder of images and write a bundle.
 
-    Exit status 130: stopped by Ctrl-C."""
+    Stopped at any moment, the same command goes on. Exit status 130: stopped by Ctrl-C."""
     from transfer_nbs.hardware import keep_freed_memory
     from transfer_nbs.your_images import FitExtras, fit_folder
     keep_freed_memory()
-    given = dict(epochs=epochs, size=size, batch_size=batch_size, lr=lr, arch=arch, weights=weights, device=device,
-                 precision=precision, seed=seed, balance=balance, patience=patience)
+    given = dict(epochs=epochs, size=size, batch_size=batch_size, lr=lr, arch=arch, weights=weights,
+                 device=device, precision=precision, seed=seed, balance=balance, patience=patience)
     how = dict(order=order, valid_fraction=valid_fraction, test_fraction=test_fraction, alike=alike)
-    fit_folder(folder, recipe, from_run, given=given, how=how, out=out, extras=FitExtras(tensorboard, onnx))
+    fit_folder(folder, recipe, from_run, given=given, how=how, out=out,
+               extras=FitExtras(tensorboard, onnx))
 
 # %% ../nbs/39_commands.ipynb #commands-36
 @_command
 def transfer_predict(
-    bundle: Annotated[str, typer.Argument(help="Folder of a trained model, as transfer_fit writes it.")],
-    images: Annotated[list[str], typer.Argument(
-        help="Files, folders, or patterns such as 'photographs/**/*.jpg'; - for a list of them on standard input.")],
-    top: Annotated[int, typer.Option(help="Classes to name for each image, the likeliest first.")] = 3,
-    unsure: Annotated[float | None, typer.Option(
-        help="Say unsure where the likeliest class is less probable than this, such as 0.8.")] = None,
-    csv: Annotated[str | None, typer.Option(
-        help="File for the predictions, as CSV. An earlier one is replaced; anything else is left alone.")] = None,
-    json: Annotated[str | None, typer.Option(help="Likewise, as JSON.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Images in a batch.")] = 64,
+    bundle: Annotated[str, Argument(
+        metavar="BUNDLE", help="Folder of a trained model, as transfer_fit writes it.")],
+    images: Annotated[list[str], Argument(
+        metavar="IMAGES",
+        help="Files, folders, or patterns such as 'photographs/**/*.jpg'; - for a list of them on "
+             "standard input.")],
+    top: Annotated[int, Option(help="Classes to name for each image, the likeliest first.")] = 3,
+    unsure: Annotated[_Number, Option(
+        help="Say unsure where the likeliest class is less probable than this, such as "
+             "0.8.")] = None,
+    csv: Annotated[_Text, Option(
+        help="File for the predictions, as CSV. An earlier one is replaced; anything else is "
+             "left alone.")] = None,
+    json: Annotated[_Text, Option(help="Likewise, as JSON.")] = None,
+    batch_size: Annotated[int, Option(help="Images in a batch.")] = 64,
     device: _Device = _SETTINGS.device,
 ) -> int:  # exit status
     """Predict the classes of images with a trained model.
@@ -241,61 +273,71 @@ def transfer_predict(
 # %% ../nbs/39_commands.ipynb #commands-38
 @_command
 def transfer_split(
-    source: Annotated[str, typer.Argument(
+    source: Annotated[str, Argument(
+        metavar="SOURCE",
         help="Folder of images, SOURCE/<class>/.... Nothing in it is moved or changed.")],
-    dest: Annotated[str, typer.Argument(help="New folder for train, valid and split.csv.")],
-    valid_fraction: Annotated[float, typer.Option(
-        help="Share of each class to validate on.")] = _DEFAULTS["valid_fraction"],
-    seed: Annotated[int, typer.Option(help="Another seed makes another split.")] = 0,
-    order: Annotated[str, typer.Option(
-        help="shuffled: by content; first: the first files by name, as in the article.")] = _DEFAULTS["order"],
-    mode: Annotated[str, typer.Option(help="link or copy.")] = "link",
-    alike: Annotated[int, _option("alike")] = _DEFAULTS["alike"],
+    dest: Annotated[str, Argument(
+        metavar="DEST", help="New folder for train, valid and split.csv.")],
+    valid_fraction: Annotated[float, Option(
+        help="Share of each class to validate on.")] = _SPLIT["valid_fraction"],
+    seed: Annotated[int, Option(help="Another seed makes another split.")] = 0,
+    order: Annotated[str, Option(
+        help="shuffled, or first (the first files by name, as in the article).")] = _SPLIT["order"],
+    mode: Annotated[str, Option(help="link or copy.")] = "link",
+    alike: Annotated[int, _option("alike")] = _SPLIT["alike"],
 ) -> None:
     "Split a folder of images into train and valid."
     from transfer_nbs.split_folder import describe_split, split_folder
-    table = split_folder(source, dest, valid_fraction=valid_fraction, seed=seed, order=order, mode=mode, alike=alike)
+    table = split_folder(source, dest, valid_fraction=valid_fraction, seed=seed, order=order,
+                         mode=mode, alike=alike)
     print(describe_split(table, copies=order == "shuffled"))
     print(f"manifest: {Path(dest) / 'split.csv'}")
 
 
 @_command
 def transfer_clothes(
-    dest: Annotated[str, typer.Argument(help="New folder for camouflage_clothes and normal_clothes.")],
-    n: Annotated[int, typer.Option(help="Images to draw, half of each class.")] = 2000,
-    size: Annotated[int, typer.Option(help="Width and height of a drawn image, in pixels.")] = 128,
-    seed: Annotated[int, typer.Option(help="Another seed draws other images.")] = 0,
-    source: Annotated[str, typer.Option(help="drawn, or kaggle: the article's own photographs.")] = "drawn",
+    dest: Annotated[str, Argument(
+        metavar="DEST", help="New folder for camouflage_clothes and normal_clothes.")],
+    n: Annotated[int, Option(help="Images to draw, half of each class.")] = 2000,
+    size: Annotated[int, Option(help="Width and height of a drawn image, in pixels.")] = 128,
+    seed: Annotated[int, Option(help="Another seed draws other images.")] = 0,
+    source: Annotated[str, Option(
+        help="drawn, or kaggle: the article's own photographs.")] = "drawn",
 ) -> None:
-    "Draw the practice data as a folder of two classes, or fetch the article's own photographs."
+    "Draw the practice data, or fetch the article's photographs."
     from transfer_nbs.clothes import write_clothes
     write_clothes(dest, n=n, size=size, seed=seed, source=source)
 
 # %% ../nbs/39_commands.ipynb #commands-39
 @_command
 def transfer_pretrain(
-    out: Annotated[str, typer.Option(
-        help="Folder for checkpoint, weights and card, and at first for 1 GB of drawings.")] = "runs/pretrain",
-    objectives: Annotated[str, typer.Option(
-        help="What to learn: any of these, separated by commas.")] = "shapes,surfaces,outline,colours,contrast",
-    surfaces: Annotated[int, typer.Option(help="Classes of surfaces.")] = 500,
-    shapes: Annotated[int, typer.Option(help="Classes of shapes.")] = 1000,
-    drawings: Annotated[int, typer.Option(help="Drawings of each class.")] = 24,
-    views: Annotated[int, typer.Option(help="Images to see.")] = 11_000_000,
-    size: Annotated[int, typer.Option(help="Width and height of the largest images, in pixels.")] = 128,
-    batch_size: Annotated[int, typer.Option(help="Images in a batch.")] = 512,
-    lr: Annotated[float, typer.Option(help="The highest learning rate.")] = 0.002,
-    seed: Annotated[int, typer.Option(help="Another seed makes other formulas.")] = 0,
-    without: Annotated[str, typer.Option(help="Families of formulas to leave out, separated by commas.")] = "",
+    out: Annotated[str, Option(
+        help="Folder for checkpoint, weights and card, and at first 1 GB of drawings."
+    )] = "runs/pretrain",
+    objectives: Annotated[str, Option(
+        help="What to learn: any of these, separated by commas."
+    )] = "shapes,surfaces,outline,colours,contrast",
+    surfaces: Annotated[int, Option(help="Classes of surfaces.")] = 500,
+    shapes: Annotated[int, Option(help="Classes of shapes.")] = 1000,
+    drawings: Annotated[int, Option(help="Drawings of each class.")] = 24,
+    views: Annotated[int, Option(help="Images to see.")] = 11_000_000,
+    size: Annotated[int, Option(help="Width and height of the largest images, in pixels.")] = 128,
+    batch_size: Annotated[int, Option(help="Images in a batch.")] = 512,
+    lr: Annotated[float, Option(help="The highest learning rate.")] = 0.002,
+    seed: Annotated[int, Option(help="Another seed makes other formulas.")] = 0,
+    without: Annotated[str, Option(
+        help="Families of formulas to leave out, separated by commas.")] = "",
     device: _Device = _SETTINGS.device,
 ) -> None:
-    "Train the bundled backbone again on images made from formulas. After an interruption, the same command goes on."
+    """Train the bundled backbone on images made from formulas.
+
+    After an interruption, the same command goes on."""
     from transfer_nbs.hardware import keep_freed_memory
     from transfer_nbs.pretrain import PretrainSettings, run_pretraining
     keep_freed_memory()
     settings = PretrainSettings(
-        objectives=objectives, surfaces=surfaces, shapes=shapes, drawings=drawings, views=views, size=size,
-        batch_size=batch_size, lr=lr, seed=seed, without=without)
+        objectives=objectives, surfaces=surfaces, shapes=shapes, drawings=drawings, views=views,
+        size=size, batch_size=batch_size, lr=lr, seed=seed, without=without)
     run_pretraining(out, settings, device=device)
 
 # %% ../nbs/39_commands.ipynb #commands-41
@@ -307,7 +349,7 @@ def _parse(
     shown: str,  # how the help calls it
     arguments: list[str],
 ) -> object:  # the context of Click, with the options in it
-    "Read the options of a command. Raises ValueError that says in one line what is wrong; SystemExit after `--help`."
+    "Read the options of a command. Raises ValueError where one is wrong, SystemExit after help."
     try: return command.make_context(shown, arguments)
     except typer.Exit as stop: raise SystemExit(stop.exit_code) from None
     except _UsageError as error:
@@ -334,7 +376,7 @@ def main(
     arguments: list[str] | None = None,  # None: those of the command line
 ) -> None:
     "Run a command as a shell does. Raises SystemExit where the exit status isn't 0."
-    arguments, group = list(sys.argv[1:] if arguments is None else arguments), typer.main.get_command(app)
+    arguments, group = list(sys.argv[1:] if arguments is None else arguments), get_command(app)
     shown, title = f"transfer_{name}", f"transfer_{name}"
     if name is None:
         if arguments and arguments[0] in group.commands: name, *arguments = arguments
@@ -351,4 +393,5 @@ def main(
     with context: command.invoke(context)
 
 
-scripts = SimpleNamespace(**{each.name: partial(main, each.name) for each in app.registered_commands})  # for setup.py
+_NAMES = [command.name for command in app.registered_commands]
+scripts = SimpleNamespace(**{name: partial(main, name) for name in _NAMES})  # for settings.ini
