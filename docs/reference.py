@@ -177,7 +177,8 @@ def api_pages(
 
 def commands_page() -> str:
     "Every command, from its own description and options."
-    lines = ["# Commands", "", "Each explains itself with `--help`; this page is made from the same source.", ""]
+    lines = ["# Commands", "", "Each explains itself with `--help`; this page is made from the same source. Options may be written with underscores too, "
+             "and `python -m transfer_nbs compare` is the same as `transfer_compare`.", ""]
     group = typer.main.get_command(app)
     for name in COMMANDS:
         command = group.commands[name.removeprefix("transfer_")]
@@ -187,8 +188,8 @@ def commands_page() -> str:
         lines += [f"## {name}", "", inspect.cleandoc(command.help), "", "```sh", " ".join([name, *places, "[OPTIONS]"]), "```", "",
                   "| option | default | meaning |", "|---|---|---|"]
         for each in shown:
-            default = each.show_default if isinstance(each.show_default, str) else each.default
-            default = "" if default is None or default is False or not each.opts[0].startswith("-") else str(default).replace(",", ", ")
+            default = "" if each.default in (None, "") or each.default is False else str(each.default).replace(",", ", ")
+            if isinstance(each.show_default, str): default = each.show_default
             said = ", ".join(each.opts) if each.opts[0].startswith("-") else each.name.upper()
             lines.append(f"| {code(said)} | {code(default)} | {meaning(each.help)} |")
         lines.append("")

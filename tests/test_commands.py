@@ -1,6 +1,5 @@
 """The commands, driven from outside as a user does: on small data, end to end, and with everything that users get wrong."""
 
-import dataclasses
 import inspect
 import json
 import os
@@ -16,10 +15,20 @@ import pytest
 import torch
 from PIL import Image
 
-from transfer_nbs import commands
 from transfer_nbs.cache import cache_folder
+from transfer_nbs.check import run_check
+from transfer_nbs.checkpoint import FitSettings
+from transfer_nbs.clothes import make_clothes
+from transfer_nbs.commands import (RECIPE_NAMES, app, transfer_check, transfer_clothes, transfer_compare, transfer_fit,
+                                   transfer_predict, transfer_pretrain, transfer_split)
+from transfer_nbs.compare import CompareSettings
+from transfer_nbs.data import read_folder
 from transfer_nbs.hardware import choose_precision
+from transfer_nbs.predict import predict_files
+from transfer_nbs.pretrain import PretrainSettings
+from transfer_nbs.recipes import RECIPES
 from transfer_nbs.settings import TrainSettings
+from transfer_nbs.split_folder import split_folder
 
 BIN = Path(sys.executable).parent
 REAL = Path(__file__).resolve().parent.parent.parent / "shared" / "real"
@@ -239,47 +248,113 @@ def test_real_photographs_with_imagenet_weights(tmp_path):
     assert summary["mean"][0] >= 0.94
 
 
-HEAVY = {"torch", "torchvision", "pandas", "matplotlib", "scipy", "PIL"}
-NAMES = ("compare", "check", "fit", "predict", "split", "clothes", "pretrain")
+# Reading the command line
+
+COMMANDS = [each.name for each in app.registered_commands]
+HEAVY = {"torch", "torchvision", "pandas", "matplotlib", "scipy", "PIL", "numpy"}
 
 
-def modules_after(*arguments):
-    "What a command prints, and which heavy modules it has loaded by then."
-    script = f"import json, sys; from transfer_nbs.commands import main; main({arguments[0]!r}, {list(arguments[1:])!r}); json.dump([*sys.modules], sys.stderr)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    return done.stdout, HEAVY & set(json.loads(done.stderr))
+def module(*arguments, **options):
+    "Run `python -m transfer_nbs`."
+    return subprocess.run([sys.executable, "-m", "transfer_nbs", *map(str, arguments)], capture_output=True, text=True, **options)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("option", ["--help", "--version"])
-def test_help_and_version_load_nothing_heavy(name, option):
-    said, heavy = modules_after(name, option)
-    assert not heavy
-    assert said.startswith(f"Usage: transfer_{name}") if option == "--help" else said == f"transfer_nbs {version('transfer_nbs')}\n"
+@pytest.mark.parametrize("name", [*COMMANDS, ""])
+def test_help_and_version_load_no_library(name):
+    "Each answers before PyTorch would be loaded, by its own script and as a module."
+    script = "import json, sys; from transfer_nbs.commands import main; main(arguments=sys.argv[1:]); json.dump([*sys.modules], sys.stderr)"
+    place = [name] if name else []
+    for option in ("--help", "-h", "--version"):
+        done = subprocess.run([sys.executable, "-c", script, *place, option], capture_output=True, text=True)
+        assert done.returncode == 0 and not HEAVY & set(json.loads(done.stderr)), done.stderr
+        answers = [module(*place, option)] + ([run(f"transfer_{name}", option)] if name else [])
+        for answer in answers: assert (answer.returncode, answer.stderr) == (0, "")
+        if option == "--version": assert {answer.stdout for answer in answers} == {f"transfer_nbs {version('transfer_nbs')}\n"}
+        else: assert all(answer.stdout.startswith(("Usage: transfer_", "Usage: python -m transfer_nbs")) for answer in answers)
+
+
+def test_help_is_for_a_terminal():
+    "No line is wider than it, no option is missing, and where the pipe was closed nothing is said."
+    for name in COMMANDS:
+        lines = module(name, "--help").stdout.splitlines()
+        assert max(map(len, lines)) <= 80
+        own = inspect.signature(globals()[f"transfer_{name}"]).parameters
+        assert "".join(lines).count("  --") >= sum(value.default is not inspect.Parameter.empty for value in own.values()) - 1
+    late = f"(sleep 0.5; {BIN / 'transfer_compare'} --help; echo $? >&2) | true"
+    assert subprocess.run(["bash", "-c", late], capture_output=True, text=True).stderr == "141\n"
 
 
 def test_hyphens_and_underscores_are_one(clothes, tmp_path):
-    ways = (["--valid-fraction", "0.5"], ["--valid_fraction", "0.5"], ["--valid_fraction=0.5"])
-    tables = []
-    for number, way in enumerate(ways):
-        assert run("transfer_split", clothes, tmp_path / str(number), *way).returncode == 0
-        tables.append((tmp_path / str(number) / "split.csv").read_text())
-    assert len(set(tables)) == 1 and tables[0].count(",valid,") == tables[0].count(",train,")
+    "In any option, with a space or with =; what follows a bare -- is not touched."
+    (tmp_path / "--my_images").symlink_to(clothes)
+    ways = dict(hyphen=["--valid-fraction", "0.3"], underscore=["--valid_fraction", "0.3"], equals=["--valid_fraction=0.3"])
+    tables = {}
+    for way, options in ways.items():
+        done = subprocess.run([BIN / "transfer_split", *options, "--", "--my_images", f"to_{way}"], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        tables[way] = (tmp_path / f"to_{way}" / "split.csv").read_text()
+    assert len(set(tables.values())) == 1 and tables["hyphen"].count(",valid,") == 18
 
 
-def test_a_command_of_the_package_is_the_command(clothes, tmp_path):
-    done = subprocess.run([sys.executable, "-m", "transfer_nbs", "split", clothes, tmp_path / "split"], capture_output=True, text=True)
-    assert done.returncode == 0 and (tmp_path / "split" / "split.csv").is_file(), done.stderr
+def test_module_does_what_the_script_does(clothes, tmp_path):
+    by_module, by_script = module("split", clothes, tmp_path / "a"), run("transfer_split", clothes, tmp_path / "b")
+    assert by_module.returncode == by_script.returncode == 0
+    assert by_module.stdout.replace(str(tmp_path / "a"), "") == by_script.stdout.replace(str(tmp_path / "b"), "")
+    assert_one_line_error(module("split", tmp_path / "gone", tmp_path / "c"), "transfer_split: ", tmp_path / "gone")
 
 
-@pytest.mark.parametrize("arguments, words", [(["--se\x1b[31meds", "3"], ("no such option",)), (["--seeds", "three"], ("--seeds",)), (["a", "b"], ("b",))])
-def test_options_that_cant_be_read_are_one_visible_line(arguments, words):
-    done = run("transfer_compare", *arguments)
+@pytest.mark.parametrize("arguments, words", [
+    (["transfer_compare", "--epoch", "3"], ["transfer_compare: no such option: --epoch", "--epochs"]),
+    (["transfer_compare", "--batch_sise", "3"], ["no such option: --batch-sise", "--batch-size"]),
+    (["transfer_compare", "--a\x1b[2J\nb"], ["no such option", r"\x1b[2J"]),
+    (["transfer_compare", "--seeds", "three"], ["--seeds"]),
+    (["transfer_compare", "--batch_size=2.5"], ["--batch-size"]),
+    (["transfer_compare", "--lr", "a\x1b[2J"], ["--lr"]),
+    (["transfer_compare", "--lr"], ["--lr", "argument"]),
+    (["transfer_compare", "a", "b\x1b"], ["transfer_compare: ", "extra argument", r"b\x1b"]),
+    (["transfer_compare", "--verbose=1"], ["--verbose", "value"]),
+    (["transfer_check"], ["transfer_check: missing argument", "FOLDER"]),
+    (["transfer_fit", "--recipe", "bn_eval"], ["transfer_fit: missing argument", "FOLDER"]),
+    (["transfer_predict", "bundle"], ["transfer_predict: missing argument", "IMAGES"]),
+    (["transfer_split", "a", "b", "c"], ["transfer_split: ", "c"]),
+    (["transfer_clothes", "a", "--n", "many"], ["--n"]),
+    (["transfer_pretrain", "a"], ["transfer_pretrain: ", "a"]),
+    ([None, "campare"], ["transfer_nbs: no command 'campare': did you mean compare?"]),
+    ([None, "transfer_fits"], ["did you mean fit?"]),
+    ([None, "\x1b[2J"], ["transfer_nbs: no command", "compare, check, fit"]),
+    ([None, "--vershion"], ["transfer_nbs: no such option: --vershion"]),
+    ([None, "split", "--mood", "copy"], ["transfer_split: no such option: --mood", "--mode"])])
+def test_typing_errors_are_one_line(arguments, words):
+    "On standard error, with exit status 2, and nothing that a terminal would obey."
+    name, *rest = arguments
+    done = run(name, *rest) if name else module(*rest)
     assert_one_line_error(done, *words)
-    assert "\x1b" not in done.stderr and "Usage" not in done.stderr
+    assert done.stdout == "" and done.stderr.strip().isprintable()
 
 
-def test_defaults_are_those_of_the_settings():
-    shared = {name: parameter.default for name, parameter in inspect.signature(commands.transfer_compare).parameters.items()}
-    for field in dataclasses.fields(TrainSettings):
-        if field.name != "size": assert shared[field.name] == field.default, field.name
+def defaults(function): return {name: value.default for name, value in inspect.signature(function).parameters.items() if value.default is not inspect.Parameter.empty}
+
+
+def test_defaults_are_those_of_the_package():
+    "What a command takes without an option is what the function behind it takes."
+    settings, given = TrainSettings(), defaults(transfer_compare)
+    for name in "epochs batch_size lr arch weights device precision".split(): assert given[name] == getattr(settings, name)
+    assert given["size"] is given["recipes"] is None and given["seeds"] == CompareSettings().seeds
+    assert RECIPE_NAMES == tuple(RECIPES) == CompareSettings().recipes
+    for name in "order test_fraction alike".split(): assert given[name] == defaults(read_folder)[name]
+    fitted = FitSettings(recipe="bn_eval")
+    own = {name: value for name, value in defaults(transfer_fit).items() if value is not None}
+    assert own == dict(recipe="best", out="runs/bundle", onnx=False, **{name: getattr(fitted, name) for name in ("seed", "balance", "patience")})
+    behind = {transfer_split: split_folder, transfer_predict: predict_files, transfer_check: run_check, transfer_clothes: make_clothes}
+    for command, function in behind.items():
+        shared = set(defaults(command)) & set(defaults(function))
+        assert shared and {name: defaults(command)[name] for name in shared} == {name: defaults(function)[name] for name in shared}
+    for name, value in defaults(transfer_pretrain).items():
+        if name not in ("out", "device"): assert value == getattr(PretrainSettings(), name)
+
+
+def test_help_says_the_defaults():
+    said = " ".join(module("fit", "--help").stdout.split())
+    for name in ("epochs", "batch_size", "lr", "arch", "weights"): assert f"as in --from, else {getattr(TrainSettings(), name)}" in said
+    said = " ".join(module("compare", "--help").stdout.split())
+    assert all(name in said for name in RECIPES)
