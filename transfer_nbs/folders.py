@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['IMAGE_EXTENSIONS', 'class_folders', 'side_of', 'side_folders', 'classes_of', 'Layout', 'sort_files', 'read_layout',
-           'find_troubles', 'trainable_layout', 'find_images', 'naming_broken', 'content_hashes', 'images_digest',
-           'split_hash']
+           'find_troubles', 'trainable_layout', 'find_images', 'list_splits', 'read_test', 'naming_broken',
+           'content_hashes', 'images_digest', 'split_hash']
 
 # %% ../nbs/53_folders.ipynb #folders-05
 import os
@@ -414,6 +414,26 @@ def find_images(
         remedy = f"give the folder whose sub-folders are the classes, such as {first}"
         raise ValueError(f"{folder}: holds sides ({names}), not classes; {remedy}")
     return trainable_layout(folder, parts=parts).images[""]
+
+# %% ../nbs/53_folders.ipynb #listed-2
+def list_splits(
+    layout: Layout,  # of a folder that is split
+    splits: tuple[str, ...],  # such as "train" and "valid"
+) -> pd.DataFrame:  # columns file (relative to the folder), class, split
+    "The images of some splits as a table; a split that isn't there has none."
+    rows = []
+    for split in splits:
+        for name, paths in layout.images.get(split, {}).items():
+            rows += [(path.relative_to(layout.folder).as_posix(), name, split) for path in paths]
+    return pd.DataFrame(rows, columns=["file", "class", "split"])
+
+
+def read_test(
+    folder: str | Path,  # FOLDER/train/<class>/... with valid and perhaps test beside it
+) -> pd.DataFrame:  # columns file (relative to `folder`), class, split ("test"); empty without a test folder
+    "List the images of a test folder. Raises ValueError where it has a class that train lacks."
+    if "test" not in side_folders(folder): return pd.DataFrame(columns=["file", "class", "split"])
+    return list_splits(trainable_layout(folder), ("test",))
 
 # %% ../nbs/53_folders.ipynb #layout-13
 def _find_broken(

@@ -23,7 +23,8 @@ from .bundle import Bundle, check_place, checkpoint_path, load_bundle, make_bund
 from .checkpoint import (FitSettings, advance, check_request, choose_computing, describe_request,
                                      finish_epoch, read_checkpoint, tensorboard_log, write_checkpoint)
 from .compare import summarize
-from .data import read_folder, read_test
+from .data import read_folder
+from .folders import read_test
 from .export import check_onnx, export_onnx
 from .files import check_outside, claim, content_hash
 from .hardware import choose_device, choose_precision
