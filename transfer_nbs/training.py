@@ -121,7 +121,7 @@ def make_optimizer(
     lr: float,  # the learning rate that the phase's rates multiply
 ) -> torch.optim.Optimizer:
     "Freeze the groups without a rate, and make an optimizer for the others."
-    if len(groups) != len(phase.rates): raise ValueError(f"{len(phase.rates)} rates for {len(groups)} groups; None freezes")
+    if len(groups) != len(phase.rates): raise ValueError(f"rates {phase.rates}: give {len(groups)}, None to freeze one")
     for group, rate in zip(groups, phase.rates):
         for parameter in group: parameter.requires_grad_(rate is not None)
     trained = [dict(params=group, lr=lr * rate) for group, rate in zip(groups, phase.rates) if rate is not None]
