@@ -33,7 +33,9 @@ def concat_pooling_head(
 ) -> nn.Module:  # feature maps (N, num_features, h, w) to logits (N, num_classes)
     "Concat pooling, then one linear layer on twice as many features."
     return nn.Sequential(OrderedDict(
-        pool=AdaptiveConcatPooling(), flatten=nn.Flatten(), linear=nn.Linear(2 * num_features, num_classes)))
+        pool=AdaptiveConcatPooling(),
+        flatten=nn.Flatten(),
+        linear=nn.Linear(2 * num_features, num_classes)))
 
 # %% ../nbs/09_concat_pooling_head.ipynb #cell-17
 class BatchNormForAnyBatch(nn.BatchNorm1d):
@@ -52,11 +54,15 @@ def deeper_head(
 ) -> nn.Module:  # feature maps (N, num_features, h, w) to logits (N, num_classes)
     "Concat pooling, then linear, BN, ReLU, dropout, linear."
     return nn.Sequential(OrderedDict(
-        pool=AdaptiveConcatPooling(), flatten=nn.Flatten(),
-        linear1=nn.Linear(2 * num_features, hidden), bn=BatchNormForAnyBatch(hidden), relu=nn.ReLU(),
-        dropout=nn.Dropout(dropout), linear2=nn.Linear(hidden, num_classes)))
+        pool=AdaptiveConcatPooling(),
+        flatten=nn.Flatten(),
+        linear1=nn.Linear(2 * num_features, hidden),
+        bn=BatchNormForAnyBatch(hidden),
+        relu=nn.ReLU(),
+        dropout=nn.Dropout(dropout),
+        linear2=nn.Linear(hidden, num_classes)))
 
 # %% ../nbs/09_concat_pooling_head.ipynb #cell-22
-_phases = discriminative_bn_frozen.phases
-concat_pooling = Recipe("concat_pooling", _phases, groups=body_bn_head, bn="frozen", head=concat_pooling_head)
-deeper_head_recipe = Recipe("deeper_head", _phases, groups=body_bn_head, bn="frozen", head=deeper_head)
+_same = dict(phases=discriminative_bn_frozen.phases, groups=body_bn_head, bn="frozen")
+concat_pooling = Recipe("concat_pooling", head=concat_pooling_head, **_same)
+deeper_head_recipe = Recipe("deeper_head", head=deeper_head, **_same)
