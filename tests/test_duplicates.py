@@ -13,7 +13,8 @@ from test_commands import REAL, assert_one_line_error, run
 
 from transfer_nbs.check import check_folder, quarantine_files, restore_files, surplus_copies
 from transfer_nbs.duplicates import find_alike, find_duplicates, what_differs
-from transfer_nbs.split import split_folder, split_images
+from transfer_nbs.split import split_images
+from transfer_nbs.split_folder import split_folder
 
 
 def saved(image: Image.Image, quality: int) -> Image.Image:

@@ -25,7 +25,7 @@ from transfer_nbs.compare import CompareSettings
 from transfer_nbs.recipes import RECIPES, train_recipe
 from transfer_nbs.folders import split_hash
 from transfer_nbs.files import claim
-from transfer_nbs.split import split_folder
+from transfer_nbs.split_folder import split_folder
 from transfer_nbs.training_run import DivergedError
 from transfer_nbs.bundle import checkpoint_path
 from transfer_nbs.checkpoint import FitSettings

@@ -27,7 +27,7 @@ from transfer_nbs.export import export_onnx
 from transfer_nbs.files import csv_text, csv_value
 from transfer_nbs.commands import transfer_predict
 from transfer_nbs.predict import list_images, most_likely
-from transfer_nbs.split import split_folder
+from transfer_nbs.split_folder import split_folder
 
 
 # The command

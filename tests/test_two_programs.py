@@ -10,7 +10,7 @@ from transfer_nbs.clothes import make_clothes, practice_folder
 from transfer_nbs.files import claim, is_unfinished
 from transfer_nbs.formulas import BankSettings, draw_bank
 from transfer_nbs.pretrain import PretrainSettings, pretrain
-from transfer_nbs.split import split_folder
+from transfer_nbs.split_folder import split_folder
 
 FORK = multiprocessing.get_context("fork")
 

@@ -254,7 +254,7 @@ def transfer_split(
     alike: Annotated[int, _option("alike")] = _DEFAULTS["alike"],
 ) -> None:
     "Split a folder of images into train and valid."
-    from transfer_nbs.split import describe_split, split_folder
+    from transfer_nbs.split_folder import describe_split, split_folder
     table = split_folder(source, dest, valid_fraction=valid_fraction, seed=seed, order=order, mode=mode, alike=alike)
     print(describe_split(table, copies=order == "shuffled"))
     print(f"manifest: {Path(dest) / 'split.csv'}")
