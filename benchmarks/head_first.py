@@ -11,7 +11,8 @@ from fastcore.script import call_parse
 
 from transfer_nbs.bn_trainable import body_bn_head
 from transfer_nbs.clothes import practice_folder
-from transfer_nbs.compare import PRACTICE_IMAGES, PRACTICE_VALID, CompareSettings
+from transfer_nbs.compare import CompareSettings
+from transfer_nbs.compare_command import PRACTICE_IMAGES, PRACTICE_VALID
 from transfer_nbs.recipes import train_recipe
 from transfer_nbs.files import check_writable
 from transfer_nbs.data import read_folder

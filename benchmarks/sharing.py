@@ -12,7 +12,8 @@ import pandas as pd
 from fastcore.script import Param, call_parse
 
 from transfer_nbs.clothes import practice_folder
-from transfer_nbs.compare import PRACTICE_VALID, CompareSettings, compare, run_recipe
+from transfer_nbs.compare import CompareSettings, compare, run_recipe
+from transfer_nbs.compare_command import PRACTICE_VALID
 from transfer_nbs.recipes import RECIPES, check_recipes
 from transfer_nbs.run_folder import read_run
 from transfer_nbs.files import check_writable

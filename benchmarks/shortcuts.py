@@ -13,7 +13,8 @@ from fastcore.script import Param, call_parse
 
 from transfer_nbs.features import FeatureStore
 from transfer_nbs.clothes import practice_folder
-from transfer_nbs.compare import PRACTICE_VALID, CompareSettings, run_recipe
+from transfer_nbs.compare import CompareSettings, run_recipe
+from transfer_nbs.compare_command import PRACTICE_VALID
 from transfer_nbs.recipes import RECIPES, check_recipes
 from transfer_nbs.files import check_writable
 from transfer_nbs.intervals import compare_pairs

@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-MODULES = "split clothes check commands compare predict your_images bundle formulas pretrain".split()
+MODULES = "split clothes check commands compare_command predict fit_command bundle formulas pretrain".split()
 LATER = "scipy.stats statsmodels.stats.multitest captum.attr cleanlab.filter IPython.display".split()  # what the package imports where it is needed
 COMPILERS = ("cc", "gcc", "clang")
 PLAN = struct.Struct("5q1024s1024s1024s")  # `struct plan` of kills.c

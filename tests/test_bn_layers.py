@@ -75,9 +75,10 @@ def test_which_frozen_layers_drift(model, expected):
 def test_how_long_an_old_mean_lasts(share, momentum, expected):
     layer = nn.BatchNorm1d(1, momentum=momentum).double()
     layer.running_mean.fill_(1.0)
-    for seen in range(1, 1000):
+    seen = 0
+    while layer.running_mean.item() > share and seen < 1000:
         layer(torch.tensor([[1.0], [-1.0]], dtype=torch.double))  # a batch whose mean is 0
-        if layer.running_mean.item() <= share: break
+        seen += 1
     assert seen == expected == math.ceil(math.log(share) / math.log(1 - momentum))
 
 

@@ -11,7 +11,8 @@ from transfer_nbs.bn_eval import bn_eval
 from transfer_nbs.bundle import load_bundle
 from transfer_nbs.checkpoint import FitSettings
 from transfer_nbs.clothes import practice_folder
-from transfer_nbs.compare import CompareSettings, compare, write_tables
+from transfer_nbs.compare import CompareSettings, compare
+from transfer_nbs.tables import write_tables
 from transfer_nbs.data import make_loaders, read_folder
 from transfer_nbs.feature_extractor import snapshot, verify_frozen
 from transfer_nbs.features import FeatureStore

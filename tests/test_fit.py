@@ -30,7 +30,8 @@ from transfer_nbs.training_run import DivergedError
 from transfer_nbs.bundle import checkpoint_path
 from transfer_nbs.checkpoint import FitSettings
 from transfer_nbs.commands import transfer_fit
-from transfer_nbs.your_images import fit_bundle, read_parts, read_winner
+from transfer_nbs.tables import read_winner
+from transfer_nbs.your_images import fit_bundle, read_parts
 
 KILLS = int(os.environ.get("TRANSFER_KILLS", "3").replace("all", "20"))  # random moments at which a training is killed
 SEED = int(os.environ.get("TRANSFER_SEED", random.SystemRandom().randrange(10**6)))  # of these moments
@@ -174,7 +175,7 @@ def test_full_disk_in_the_end_keeps_the_training(figures, table, halfway, left_a
     with pytest.raises(OSError, match="No space left on device.*the training is kept"): fit_bundle(SETTINGS, table, figures, out=halfway)
     assert not halfway.exists() and torch.load(checkpoint_path(halfway), weights_only=True)["finished"]
     monkeypatch.undo()
-    monkeypatch.setattr("transfer_nbs.your_images.train_recipe", None)  # nothing is left to train
+    monkeypatch.setattr("transfer_nbs.checkpoint.train_recipe", None)  # nothing is left to train
     fit_bundle(SETTINGS, table, figures, out=halfway)
     assert_same_weights(halfway, left_alone[0])
 
@@ -269,7 +270,7 @@ def test_a_checkpoint_that_is_no_file_is_refused(figures, table, tmp_path):
 @pytest.mark.parametrize("place, words", [("file", "no folder"), ("file/model", "file"), ("/dev/null", "no folder"), ("circle", "no folder"), ("n" * 300, "too long"), ("n" * 250, "too long"), (".", "in use as a whole")])
 def test_places_that_cannot_be_a_bundle_are_refused_first(place, words, figures, table, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("transfer_nbs.your_images.train_recipe", None)
+    monkeypatch.setattr("transfer_nbs.checkpoint.train_recipe", None)
     Path("file").write_text("mine")
     Path("circle").symlink_to("circle")
     assert_refused(capsys, figures, words, **ASKED, out=place)
@@ -309,7 +310,7 @@ def test_a_training_that_diverges_says_so(figures, tmp_path, capsys):
 
 def test_a_training_that_diverges_later_leaves_nothing_in_the_way(figures, table, halfway, monkeypatch):
     def diverges(*_, **__): raise DivergedError("the training loss", epoch=3, lr=0.004, history=[])
-    monkeypatch.setattr("transfer_nbs.your_images.train_recipe", diverges)
+    monkeypatch.setattr("transfer_nbs.checkpoint.train_recipe", diverges)
     with pytest.raises(DivergedError, match=r"after epoch 3 .*smaller --lr.*epoch \d was the best before, and isn't kept"): fit_bundle(SETTINGS, table, figures, out=halfway)
     monkeypatch.undo()
     fit_bundle(replace(SETTINGS, lr=0.001, epochs=1), table, figures, out=halfway, say=lambda line: None)
@@ -331,6 +332,10 @@ def test_bundle_says_what_chose_and_what_judged(figures, table, left_alone):
     assert (answers == rows["class"].to_numpy()).sum() == bundle.results["test"]["correct"]
     card = (out / "README.md").read_text()
     assert "The images called test took no part in any choice" in card and f"Of 4 epochs, number {bundle.settings['kept_epoch']} is kept" in card
+    assert "judge the model by them" in card
+    review, result = (out / "review.html").read_text(encoding="utf-8"), bundle.results["test"]
+    assert f"{result['correct']} of {result['images']}" in review and "<script" not in review and 'src="http' not in review
+    assert sorted(file.name for file in out.iterdir()) == ["README.md", "bundle.json", "model.safetensors", "review.html"]
     assert "took no part in any choice" in said and "which chose" in said
 
 
@@ -351,8 +356,8 @@ def test_how_close_onnx_came_is_said(left_alone, figures, tmp_path, monkeypatch,
     def export(path, images):
         (path / "model.onnx").touch()
         return 1.234e-6
-    monkeypatch.setattr("transfer_nbs.your_images.export_onnx", export)
-    monkeypatch.setattr("transfer_nbs.your_images.check_onnx", lambda: None)
+    monkeypatch.setattr("transfer_nbs.fit_command.export_onnx", export)
+    monkeypatch.setattr("transfer_nbs.fit_command.check_onnx", lambda: None)
     for words in ("on 18 validation images no logit differs by more than 1e-06", "model.onnx is there already"):
         transfer_fit(str(figures), **ASKED, onnx=True, out=str(out))
         assert words in capsys.readouterr().out

@@ -22,7 +22,8 @@ from transfer_nbs.folders import _alike_names, find_images, find_troubles, read_
 from transfer_nbs.commands import transfer_split
 from transfer_nbs.checkpoint import FitSettings
 from transfer_nbs.commands import transfer_fit
-from transfer_nbs.your_images import check_compared, fit_bundle, read_parts, read_winner
+from transfer_nbs.tables import check_compared, read_winner
+from transfer_nbs.your_images import fit_bundle, read_parts
 
 NFC, NFD = (unicodedata.normalize(form, "Blüte") for form in ("NFC", "NFD"))
 BOTH = dict(train=4, valid=2)

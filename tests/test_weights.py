@@ -24,7 +24,7 @@ from transfer_nbs.recipes import RECIPES, build_model, image_spec
 from transfer_nbs.views import ImageSpec
 from transfer_nbs.files import content_hash
 from transfer_nbs.checkpoint import FitSettings
-from transfer_nbs.your_images import choose_settings
+from transfer_nbs.fit_command import choose_settings
 
 BACKBONE = load_file(bundled_weights())
 OTHER = {name: value + 1 for name, value in BACKBONE.items()}

@@ -21,7 +21,8 @@ from .chart import plot_compare, plot_history, show_images
 from .check import check_folder
 from .checkpoint import FitSettings
 from .clothes import practice_folder
-from .compare import CompareSettings, compare, write_tables
+from .compare import CompareSettings, compare
+from .tables import write_tables
 from .concat_pooling_head import (AdaptiveConcatPooling, concat_pooling, concat_pooling_head,
                                               deeper_head, deeper_head_recipe)
 from .data import make_loaders, read_folder, train_transform, valid_transform

@@ -4,31 +4,35 @@
 
 # %% auto #0
 __all__ = ['FINISHING', 'FitSettings', 'describe_request', 'check_request', 'choose_computing', 'advance', 'write_checkpoint',
-           'read_checkpoint', 'finish_epoch', 'tensorboard_log']
+           'read_checkpoint', 'finish_epoch', 'tensorboard_log', 'FitTask', 'train_and_keep', 'bundle_best',
+           'save_trained', 'made_before']
 
 # %% ../nbs/36_checkpoint.ipynb #checkpoint-05
 import io
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from safetensors import SafetensorError
 
-from .bundle import MAX_SIZE, describe_settings
+from .bundle import MAX_SIZE, Bundle, describe_settings, load_bundle, make_bundle, save_bundle
 from .files import is_plain, write_file
+from .folders import images_digest, split_hash
 from .hardware import (Precision, check_computing, choose_device, choose_precision,
                                    computing_facts, recorded_precision)
-from .recipes import RECIPES, find_recipe
+from .recipes import RECIPES, build_model, find_recipe, image_spec, train_recipe
 from .settings import TrainSettings
-from .folders import images_digest, split_hash
-from .training_run import divide_epochs
+from .training_run import DivergedError, divide_epochs
 
 # %% ../nbs/36_checkpoint.ipynb #your-22
 @dataclass(frozen=True)
@@ -199,3 +203,112 @@ def tensorboard_log(
             writer.flush()
         for row in history: log(row)
         yield log
+
+# %% ../nbs/36_checkpoint.ipynb #checkpoint-51
+class FitTask(NamedTuple):
+    "What a training run was asked for."
+    settings: FitSettings
+    table: pd.DataFrame  # file, class, split
+    folder: str | Path  # what the files are relative to
+    request: dict  # of `describe_request`
+    path: Path  # of the checkpoint
+    tensorboard: str | Path | None  # folder for TensorBoard; None: no log
+
+
+def _epoch_line(row: dict, kept: dict, epochs: int) -> str:
+    best = ", the best loss so far" if kept["best_epoch"] == row["epoch"] else ""
+    losses = f"loss {row['train_loss']:.3f} in training, {row['valid_loss']:.3f} in validation"
+    return f"epoch {row['epoch']:2} of {epochs}: {losses}; validation accuracy {row['valid_accuracy']:.3f}{best}"
+
+# %% ../nbs/36_checkpoint.ipynb #checkpoint-52
+def train_and_keep(
+    task: FitTask,
+    kept: dict | None,  # of an earlier run; None: there is none
+    say: Callable[[str], None],  # where a line for each epoch goes
+) -> dict:  # of `advance`, with "request" and "computing"
+    """Train from what is kept to the end, writing a checkpoint after each epoch.
+
+    Raises DivergedError, which leaves no checkpoint, and KeyboardInterrupt that says how to go on."""
+    settings, path, epochs = task.settings, task.path, task.settings.epochs
+    precision, computing = choose_computing(settings, path, kept["computing"] if kept else None)
+    before = kept["state"]["history"] if kept else []
+    if kept: say(f"{path.name} is there: going on after epoch {len(before)} of {epochs}, in {precision.reason}")
+    with finish_epoch() as stop, tensorboard_log(task.tensorboard, before) as log:
+        def after_epoch(state):
+            nonlocal kept
+            new = {**advance(kept, state, settings), "request": task.request, "computing": computing}
+            write_checkpoint(path, new)
+            kept, row = new, state["history"][-1]
+            log(row)
+            say(_epoch_line(row, kept, epochs))
+            if stop.is_set(): raise KeyboardInterrupt
+            return kept["finished"]
+        try:
+            train_recipe(RECIPES[settings.recipe], settings, task.table, task.folder, seed=settings.seed,
+                         balance=settings.balance, precision=precision, after_epoch=after_epoch,
+                         resume=kept["state"] if kept else None)
+        except (DivergedError, KeyboardInterrupt) as error: raise _explained(error, task, kept) from None
+    return kept
+
+
+def _explained(error: BaseException, task: FitTask, kept: dict | None) -> BaseException:
+    "An error that says what became of the epochs before. Removes the checkpoint of a run that diverged."
+    if isinstance(error, DivergedError):
+        task.path.unlink(missing_ok=True)
+        if kept: error.args = (f"{error} (epoch {kept['best_epoch']} was the best before, and isn't kept)",)
+        return error
+    done = len(kept["state"]["history"]) if kept else 0
+    remedy = f"goes on from {task.path.name}" if done else "begins again"
+    return KeyboardInterrupt(f"stopped after epoch {done} of {task.settings.epochs}; the same command {remedy}")
+
+# %% ../nbs/36_checkpoint.ipynb #fit-7
+def bundle_best(
+    task: FitTask,
+    kept: dict,  # of `train_and_keep`
+    chosen_from: str,  # what the recipe was chosen from; empty: it was named
+) -> Bundle:
+    "The best epoch of a training run as a bundle, measured on its validation and test images."
+    settings, table, folder, request, *_ = task
+    history, computing, recipe = kept["state"]["history"], kept["computing"], RECIPES[settings.recipe]
+    model = build_model(recipe, settings, num_classes=table["class"].nunique(), seed=settings.seed)
+    model.load_state_dict(kept["best"])
+    told = {**settings.to_dict(), "device": computing["device"], "precision": computing["numbers"]}
+    if "threads" in computing: told["threads"] = computing["threads"]
+    told |= {"epochs_run": len(history), "kept_epoch": kept["best_epoch"]}
+    if chosen_from: told["chosen_from"] = chosen_from
+    spec = image_spec(settings, table, folder)
+    bundle = make_bundle(model, spec, recipe=recipe, settings=told, table=table, folder=folder)
+    if bundle.images != request["images"]:
+        changed = "images were changed while the training ran, so what was measured may be of other ones"
+        warnings.warn(f"{folder}: {changed}", stacklevel=2)
+    results = {**bundle.results, "valid": {**bundle.results["valid"], "epochs": history}}
+    return replace(bundle, results=results, images=request["images"])
+
+# %% ../nbs/36_checkpoint.ipynb #checkpoint-55
+def save_trained(
+    bundle: Bundle,
+    out: Path,  # its folder
+) -> None:
+    "Write a bundle. Raises OSError that says how to go on."
+    try: save_bundle(bundle, out)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        remedy = "the training is kept, make room and give the same command again"
+        raise OSError(f"{out}: can't be written ({reason}); {remedy}") from error
+
+# %% ../nbs/36_checkpoint.ipynb #69ca7c1d
+def made_before(
+    out: Path,  # the folder of a bundle, perhaps to be made
+    task: FitTask,
+    say: Callable[[str], None],
+) -> Bundle | None:
+    "The bundle that the same request made before, or None. Raises ValueError if another request made it."
+    if not (out / "bundle.json").exists(): return None
+    bundle = load_bundle(out)
+    made, request = {**bundle.settings, "split": bundle.split, "images": bundle.images}, dict(task.request)
+    precision = task.settings.precision
+    if "auto" not in (precision, made.get("precision")): request["precision"] = precision
+    check_request(out, made, request)
+    task.path.unlink(missing_ok=True)  # killed just before this was done
+    say(f"{out} is there already, made by the same command: nothing was trained")
+    return bundle

@@ -142,7 +142,8 @@ def transfer_compare(
 
     Recipes are seven ways to fine-tune a pretrained network, and two baselines. A comparison that
     was stopped goes on where it was."""
-    from transfer_nbs.compare import CompareSettings, run_comparison
+    from transfer_nbs.compare import CompareSettings
+    from transfer_nbs.compare_command import run_comparison
     from transfer_nbs.hardware import keep_freed_memory
     from transfer_nbs.weight_files import usual_size
     keep_freed_memory()
@@ -227,7 +228,7 @@ def transfer_fit(
 
     Stopped at any moment, the same command goes on. Exit status 130: stopped by Ctrl-C."""
     from transfer_nbs.hardware import keep_freed_memory
-    from transfer_nbs.your_images import FitExtras, fit_folder
+    from transfer_nbs.fit_command import FitExtras, fit_folder
     keep_freed_memory()
     given = dict(epochs=epochs, size=size, batch_size=batch_size, lr=lr, arch=arch, weights=weights,
                  device=device, precision=precision, seed=seed, balance=balance, patience=patience)
