@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from torchvision.transforms import v2
 
 from .cache import CacheFullError, cached, still_used
-from .console import in_threads, progress_bar
+from .console import progress_bar, thread_map
 from .files import file_stamps
 from .folders import naming_broken
 from .images import open_image
@@ -119,7 +119,7 @@ def decode_images(
         for split, paths in files.items():
             crops = split == "train"
             store = ImageStore(paths, size=spec.size, crops=crops, ranges=spec.ranges)
-            if split == "test" or not store.stored: list(in_threads(look, paths, "reading images"))
+            if split == "test" or not store.stored: thread_map(look, paths, "reading images")
 
 # %% ../nbs/64_batches.ipynb #new-37875355
 class ImageDataset(Dataset):

@@ -22,7 +22,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from scipy.special import bdtrc
 
-from .console import in_threads, printable, progress_bar
+from .console import printable, progress_bar, thread_map
 from .duplicates import (HASH_SIZE, TRIMS, Groups, check_bits, close_pairs, group_alike,
                                      same_colours)
 from .examine import (BLANK, DULL, MEASURED, UNDECODABLE, edge_features, examine,
@@ -31,7 +31,7 @@ from .files import (check_different, check_free, check_output, check_outside, cl
                                 content_hash, csv_text, files_below, move_file, remove_unfinished,
                                 write_file, write_output)
 from .folders import (IMAGE_EXTENSIONS, class_folders, classes_of, find_troubles, read_layout,
-                                  side_folders)
+                                  find_splits)
 from .images import range_of
 from .settings import SAME_PICTURE
 
@@ -174,11 +174,11 @@ class _Images(NamedTuple):
     files: list[Path] # (N,) where each can be read again, to be compared
     measured: np.ndarray # (N,) of `MEASURED`
     classes: np.ndarray # (N,) of int, number of the class of each
-    sides: np.ndarray # (N,) of int, number of the side of the split that each lies on
+    splits: np.ndarray # (N,) of int, number of the side of the split that each lies on
 
     def take(self, rows): # of int
         files = [self.files[row] for row in rows]
-        return _Images(files, self.measured[rows], self.classes[rows], self.sides[rows])
+        return _Images(files, self.measured[rows], self.classes[rows], self.splits[rows])
 
 def _severity(
     images: _Images,
@@ -187,7 +187,7 @@ def _severity(
     same: np.ndarray, # (P,) of bool: one image; else two that look alike
 ) -> np.ndarray: # places in `_COPY_SEVERITY`
     "How bad it is that the two of each pair show one image, or look alike."
-    parted = images.sides[first] != images.sides[second]
+    parted = images.splits[first] != images.splits[second]
     other = images.classes[first] != images.classes[second]
     return np.where(same, 3 - 2 * parted - other, 6 - np.where(parted, 2, other))
 
@@ -280,7 +280,7 @@ def _find_copies(
     alike: int = SAME_PICTURE, # bits in which images that look alike may differ
 ) -> pd.DataFrame: # rows first, second; severity, way (in `_COPY_SEVERITY`, `_WAYS`); bits
     "Find files that show one image, or look alike: fewer than 2 N pairs, the worst of each group."
-    places = np.stack([images.classes, images.sides], 1).astype(np.int32).view(np.uint8)
+    places = np.stack([images.classes, images.splits], 1).astype(np.int32).view(np.uint8)
     keys = np.concatenate([images.measured["digest"], places], axis=1)
     _, one_of_each, group = np.unique(keys, axis=0, return_index=True, return_inverse=True)
     spare = np.setdiff1d(np.arange(len(keys)), one_of_each)  # identical files
@@ -399,8 +399,8 @@ def _files_beside(
     return [file for file in shown if not file.is_dir()]
 
 def _list_places(
-    folder: str | Path, # FOLDER/<class>/..., or FOLDER/<side>/<class>/...
-) -> tuple[list[_Place], dict[str, list[str]]]: # all files; side -> all its classes
+    folder: str | Path, # FOLDER/<class>/..., or FOLDER/<split>/<class>/...
+) -> tuple[list[_Place], dict[str, list[str]]]: # all files; split -> all its classes
     """List the files of a folder with class and side, read nothing.
 
     Raises ValueError where there is no folder in it, FileNotFoundError where it is missing."""
@@ -408,18 +408,18 @@ def _list_places(
     if not top:
         remedy = f"put the images of each class into a folder of their own, {folder}/<class>/..."
         raise ValueError(f"{folder}: no class folders in it; {remedy}")
-    sides = side_folders(folder)
-    inner_of = classes_of(sides)
+    splits = find_splits(folder)
+    inner_of = classes_of(splits)
     places, classes = [], {side: list(names) for side, names in inner_of.items()}
     def add(paths, name, side):
         places.extend(_Place(path.relative_to(folder).as_posix(), name, side) for path in paths)
-    for side, path in sides.items():
+    for side, path in splits.items():
         add(_files_beside(path), "", side)
         for name, inner in inner_of[side].items(): add(files_below(inner), name, side)
-    if "" not in sides:  # what lies beside the sides doesn't matter, unless it is an image
+    if "" not in splits:  # what lies beside the sides doesn't matter, unless it is an image
         others = _files_beside(folder)
         for path in top:
-            if path not in sides.values(): others += files_below(path)
+            if path not in splits.values(): others += files_below(path)
         add((file for file in others if file.suffix.lower() in IMAGE_EXTENSIONS), "", "")
     return places, classes
 
@@ -453,7 +453,7 @@ def _check_layout(
 
 # %% ../nbs/30_check.ipynb #88a8071e
 def _check_classes(
-    classes: dict[str, list[str]], # side -> names
+    classes: dict[str, list[str]], # split -> names
     counts: Counter, # (side, name) -> images that can be decoded
 ) -> list[dict]: # rows of the table
     "Classes that are small or rare; rare ones only where they are learned from."
@@ -578,7 +578,7 @@ def _read_files(
     rows, measured = [], np.empty(len(places), MEASURED)
     sound, modes, used, dull = [], [], [], []
     def read(place): return examine(folder / place.file)
-    for place, report in zip(places, in_threads(read, places, "reading files")):
+    for place, report in zip(places, thread_map(read, places, "reading files")):
         outside = not place.name and Path(place.file).suffix.lower() in IMAGE_EXTENSIONS
         troubles = [("outside", "")] if outside else report.troubles
         rows += [_row(kind, place, detail) for kind, detail in troubles]
@@ -657,9 +657,9 @@ def _check_pairs(
     shown = np.flatnonzero([kind not in BLANK for kind in sound.dull])  # blank ones are no copies
     places, measured, rows = [sound.places[row] for row in shown], sound.measured[shown], []
     classes = numbered([place.name for place in sound.places])[shown]
-    sides = numbered([place.split for place in sound.places])[shown]
+    splits = numbered([place.split for place in sound.places])[shown]
     if places:
-        images = _Images([folder / place.file for place in places], measured, classes, sides)
+        images = _Images([folder / place.file for place in places], measured, classes, splits)
         rows += _copy_rows(places, _find_copies(images, alike=alike))
     names = sorted({place.name for place in sound.places})
     return rows + _mirror_rows(names, _find_mirror_classes(measured, classes))
@@ -685,7 +685,7 @@ def _check_files(
 
 # %% ../nbs/30_check.ipynb #check-46a
 def check_folder(
-    folder: str | Path, # FOLDER/<class>/..., or FOLDER/<side>/<class>/...; nothing in it is changed
+    folder: str | Path, # FOLDER/<class>/..., or FOLDER/<split>/<class>/...; nothing in it is changed
     *,
     alike: int = SAME_PICTURE, # bits of 256 in which images that look alike may differ
 ) -> pd.DataFrame: # what was found, one row each, what matters most first
@@ -724,10 +724,10 @@ def format_findings(
     most: int = 3, # examples of each kind
 ) -> str: # many lines
     "A summary of what was found, what matters most first."
-    facts, sides = findings.attrs, Counter()
-    for row in facts["classes"]: sides[row["split"]] += row["pictures"]
+    facts, splits = findings.attrs, Counter()
+    for row in facts["classes"]: splits[row["split"]] += row["pictures"]
     names = {row["class"] for row in facts["classes"]}
-    split = ", ".join(f"{side} {count}" for side, count in sides.items() if side)
+    split = ", ".join(f"{side} {count}" for side, count in splits.items() if side)
     images = f"{facts['files']} files, {facts['pictures']} images in {len(names)} classes"
     lines = [f"{facts['folder']}: {images}" + (f" ({split})" if split else "")]
     for level, title in _TITLES.items():

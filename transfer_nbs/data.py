@@ -14,7 +14,7 @@ from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 from torchvision.transforms import v2
 
 from .batches import ImageDataset, ShuffledBatches, batch_loader, equal_chances
-from .folders import list_splits, side_folders, trainable_layout
+from .folders import find_splits, list_splits, trainable_layout
 from .settings import SAME_PICTURE
 from .split import split_images
 from .views import ImageSpec, centre_view
@@ -33,7 +33,7 @@ def read_folder(
 
     Raises ValueError as `trainable_layout` does, and for a `test_fraction` beside a test folder."""
     folder, how = Path(folder), dict(seed=seed, order=order, alike=alike)
-    if "" in side_folders(folder):
+    if "" in find_splits(folder):
         table = split_images(folder, valid_fraction=valid_fraction, test_fraction=test_fraction, **how)
         return table.drop(columns="hash")
     layout = trainable_layout(folder, parts=2 if test_fraction else 1)

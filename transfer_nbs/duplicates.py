@@ -23,7 +23,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from .cache import CacheFullError, cached
-from .console import in_threads, progress_bar
+from .console import progress_bar, thread_map
 from .files import content_hash, file_stamps
 from .images import READING, opened
 from .settings import SAME_PICTURE
@@ -92,7 +92,7 @@ def _look_at(
     def compute():
         shapes = (32,), (len(TRIMS) + 1, HASH_SIZE**2 // 8), (COLOUR_GRID, COLOUR_GRID, 3)
         columns = tuple(np.empty((len(files), *shape), np.uint8) for shape in shapes)
-        for row, looks in enumerate(in_threads(look, files, "comparing images")):
+        for row, looks in enumerate(thread_map(look, files, "comparing images")):
             for column, values in zip(columns, looks): column[row] = values
         return columns
     def write(folder): np.savez(folder / "looks.npz", *compute())
@@ -423,7 +423,7 @@ def _decide(
         if blank(one) or blank(two): return 0, blank(one), blank(two)
         return not what_differs(ImageOps.mirror(one) if mirrored else one, two), 0, 0
     def compute():
-        verdicts = in_threads(compare, pairs.tolist(), "comparing look-alikes")
+        verdicts = thread_map(compare, pairs.tolist(), "comparing look-alikes")
         return np.array(list(verdicts), bool).reshape(-1, 3)
     def write(folder): np.save(folder / "verdicts.npy", compute())
     def read(folder): return np.load(folder / "verdicts.npy")

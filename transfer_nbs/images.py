@@ -24,7 +24,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from .cache import CacheFullError, cached
-from .console import in_threads
+from .console import thread_map
 from .files import file_stamps
 
 # %% ../nbs/61_images.ipynb #images-11
@@ -534,7 +534,7 @@ def find_ranges(
     "Black and white that all images of a folder share; looked up if they were looked at before."
     if not files: return None
     def compute():
-        found = [deep for deep in in_threads(_deep_range, files, "looking for deep images") if deep]
+        found = [deep for deep in thread_map(_deep_range, files, "looking for deep images") if deep]
         if not found: return None
         ranges = {}
         for field in Ranges._fields:
