@@ -9,7 +9,6 @@ __all__ = ['KINDS', 'kind_of', 'what_moves', 'plot_what_moves']
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
-import pandas as pd
 from matplotlib.axes import Axes
 from torch import nn
 
