@@ -9,8 +9,9 @@ __all__ = ['PRACTICE_IMAGES', 'PRACTICE_VALID', 'run_comparison']
 from pathlib import Path
 
 import pandas as pd
+from torch import nn
 
-from .backbone import create_body, describe_body, feature_count
+from .backbone import bn_layers, create_body, feature_count
 from .chart import conclusion, format_table
 from .clothes import practice_folder
 from .compare import CompareSettings, compare
@@ -20,6 +21,7 @@ from .hardware import choose_device, describe_choices
 from .run_folder import read_run, valid_classes
 from .runs import begun_precision
 from .settings import TrainSettings
+from .steps import tokens_to_map
 from .tables import format_classes, write_tables
 
 # %% ../nbs/80_compare_command.ipynb #cell-72
@@ -48,6 +50,20 @@ def _describe_images(folder: str | Path, table: pd.DataFrame, set_aside: bool) -
             f"{counts['valid']} to check with"]
     if set_aside: said.append(f"{counts['test']} set aside")
     return f"{folder}: {', '.join(said)}"
+
+# %% ../nbs/80_compare_command.ipynb #backbone-2
+def _describe_body(body: nn.Module) -> str:
+    "Where a backbone differs from a ResNet's in a way that matters; empty where it doesn't."
+    notes = []
+    if not bn_layers(body):
+        notes.append("no BN: bn_eval equals feature_extractor, bn_trainable trains the head alone")
+    *_, output = body.graph.nodes
+    last = output.args[0]
+    if last.target == tokens_to_map:
+        notes.append("no feature map: patch tokens laid out as one, at one image size only")
+    if last.name.startswith("permute"):
+        notes.append("feature maps with channels last, put first by its final step")
+    return "; ".join(notes)
 
 # %% ../nbs/80_compare_command.ipynb #compare-72b
 def _describe_summary(out: str | Path, summary: pd.DataFrame, settings: CompareSettings) -> str:
@@ -82,7 +98,7 @@ def run_comparison(
     computed = begun_precision(out, settings).reason
     print(f"{settings.arch}, weights {settings.weights}, {settings.size} px; {computed}")
     if verbose: print("\n".join(f"- {line}" for line in describe_choices(device, precision=settings.precision)))
-    if describe_body(body): print(f"{settings.arch}: {describe_body(body)}")
+    if note := _describe_body(body): print(f"{settings.arch}: {note}")
     compare(settings, table[table["split"] != "test"], folder, out=out, how=how)
     summary = write_tables(out)
     print(_describe_summary(out, summary, settings))
