@@ -136,7 +136,7 @@ def test_begun_by_a_version_that_kept_less(images, finished, stopped, capsys, tm
 def test_the_choice_of_numbers_never_flips(images, stopped, finished):
     "Measured again, the other precision would win; the comparison goes on as it began."
     begun = read_record(finished)["computing"]
-    slow, fast = (dict(zip(("float32", "float32 channels_last", "bfloat16 channels_last"), times)) for times in ((1.0, 2.0, 3.0), (3.0, 2.0, 1.0)))
+    slow, fast = dict(float32=1.0, bfloat16=3.0), dict(float32=3.0, bfloat16=1.0)
     with patch("transfer_nbs.hardware.measured_precisions", lambda device: slow if begun["numbers"] == "bfloat16" else fast):
         assert str(choose_precision(torch.device("cpu")).dtype) != f"torch.{begun['numbers']}"
         transfer_compare(str(images), **SMALL, out=str(stopped))

@@ -128,13 +128,13 @@ def test_classes_that_cannot_be_on_both_sides(files, tmp_path):
     clones = {f"cats/{n}.png": open_image(files[0]) for n in range(3)}
     clones = make(tmp_path / "clones", clones | {f"dogs/{n}.png": open_image(files[n + 100]) for n in range(3)})
     with pytest.raises(ValueError, match=r"too few images in class cats \(1\)"): split_images(single)
-    with pytest.raises(ValueError, match="class cats: its 3 images are copies of one picture"): split_images(clones)
+    with pytest.raises(ValueError, match="class cats: its 3 images are copies of one image"): split_images(clones)
 
 
 def test_one_image_with_two_labels(few):
     (few / "dogs/stray cat.png").write_bytes((few / "cats/0.png").read_bytes())
     table, texts = warned(lambda: split_images(few))
-    assert texts == [f"{few}: the same picture under two labels: cats/0.png = dogs/stray cat.png"]
+    assert texts == [f"{few}: the same image under two labels: cats/0.png = dogs/stray cat.png"]
     assert table.set_index("file").loc[["cats/0.png", "dogs/stray cat.png"], "split"].nunique() == 1
 
 

@@ -55,8 +55,8 @@ def conclusion(summary) -> str:
     if not equal:
         behind = ("the other", "both others", "all others")[min(others, 3) - 1]
         return f"{best} is best, ahead of {behind}{end}"
-    untold = f"{one_or_many(equal)} cannot be told from it"
-    if len(equal) == others > 1: untold = "none of the others can be told from it"
+    untold = f"no significant difference from {one_or_many(equal)}"
+    if len(equal) == others > 1: untold = "no significant difference from any other"
     return f"{best} has the highest mean; {untold}{end}"
 
 # %% ../nbs/59_chart.ipynb #cell-65

@@ -36,10 +36,10 @@ def why_no_function(
     bn = [layer for layer in layers if isinstance(layer, _BatchNorm)]
     dropout = [layer for layer in layers if isinstance(layer, (_DropoutNd, StochasticDepth))]
     if any(layer.training or layer.running_mean is None for layer in bn):
-        return ("this body has BN layers in train mode, so its features depend on the batch: "
+        return ("this backbone has BN layers in train mode, so its features depend on the batch: "
                 "call set_bn_eval first")
     if any(layer.training and layer.p > 0 for layer in dropout):
-        return ("this body has dropout in train mode, so its features depend on chance: "
+        return ("this backbone has dropout in train mode, so its features depend on chance: "
                 "call eval() on it first")
     return ""
 

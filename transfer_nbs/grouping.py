@@ -74,10 +74,10 @@ class _Holding:
             leaves = all(self.held[other] + n < self.total[other] for other, n in size.items())
             if size[name] and leaves: fits.append((size.total(), self.first_key(group), group))
         if not fits:
-            copied = f"its {self.total[name]} images are copies of one picture"
+            copied = f"its {self.total[name]} images are copies of one image"
             fewer = "count as copies only what differs in fewer bits of its hash, such as --alike 8"
             raise ValueError(f"class {name}: {copied}, which can't stand on both sides; "
-                             "add other pictures or remove the class; or, if they are different "
+                             "add other images or remove the class; or, if they are different "
                              f"images, {fewer}, or identical files, --alike 0")
         *_, group = min(fits)
         self.chosen.update(group)
@@ -115,7 +115,7 @@ def _two_labels(table: pd.DataFrame) -> str:
     for group in table.attrs["duplicates"]:
         other = next((file for file in group if label[file] != label[group[0]]), None)
         if other: pairs.append(f"{group[0]} = {other}")
-    return f"the same picture under two labels: {listed(pairs)}" if pairs else ""
+    return f"the same image under two labels: {listed(pairs)}" if pairs else ""
 
 
 def _other_shares(table: pd.DataFrame, shares: dict[str, float]) -> str:

@@ -33,7 +33,6 @@ class Precision:
     dtype: torch.dtype  # of activations: torch.bfloat16 under autocast, or torch.float32
     channels_last: bool  # whether images and filters keep their channels side by side in memory
     reason: str  # why this choice, for the reader
-    exact_channels_last: bool = True  # `channels_last` for float32, in which models are evaluated
 
     def autocast(self, device: torch.device) -> torch.autocast:
         "The context in which to call the model."
@@ -44,8 +43,7 @@ class Precision:
     def exact(self) -> "Precision":
         "The same device's way to compute in float32."
         if self.dtype == torch.float32: return self
-        last = self.exact_channels_last
-        return Precision(torch.float32, last, "float32, as every model is evaluated", last)
+        return Precision(torch.float32, self.channels_last, "float32, as every model is evaluated")
 
 # %% ../nbs/55_hardware.ipynb #54713349
 def choose_device(
@@ -73,23 +71,15 @@ def choose_precision(
     It is measured the first time."""
     if precision not in ("auto", "bfloat16", "float32"):
         raise ValueError(f"unknown precision {precision!r}: use auto, bfloat16 or float32")
+    last = device.type != "mps"
+    if precision != "auto":
+        return Precision(getattr(torch, precision), last, f"{precision}, as requested")
     times = measured_precisions(device)
-    plain, last = times["float32"], times["float32 channels_last"]
-    coarse = times["bfloat16 channels_last"]
-    channels_last = last * 1.1 < plain
-    if precision == "bfloat16":
-        reason = "bfloat16 and channels_last, as requested"
-        return Precision(torch.bfloat16, True, reason, channels_last)
-    if precision == "float32":
-        reason = "float32, as requested" + ", and channels_last" * channels_last
-        return Precision(torch.float32, channels_last, reason, channels_last)
-    if coarse * 1.1 < min(plain, last):
-        faster = f"{plain / coarse:.1f} times as fast as plain float32"
-        reason = f"bfloat16 and channels_last, measured {faster}"
-        return Precision(torch.bfloat16, True, reason, channels_last)
-    slower = f"bfloat16 measured {coarse / min(plain, last):.1f} times as slow"
-    reason = "float32" + " and channels_last" * channels_last + f": {slower}"
-    return Precision(torch.float32, channels_last, reason, channels_last)
+    ratio = times["float32"] / times["bfloat16"]
+    if ratio > 1.1:
+        reason = f"bfloat16, measured {ratio:.1f} times as fast as float32"
+        return Precision(torch.bfloat16, last, reason)
+    return Precision(torch.float32, last, f"float32: bfloat16 measured {1 / ratio:.1f} times as slow")
 
 # %% ../nbs/55_hardware.ipynb #95d0f266
 def measured_precisions(
@@ -98,7 +88,7 @@ def measured_precisions(
     """How long a small stack of convolutions takes to train on.
 
     It is measured once for a device and a version of torch."""
-    return _measured("precision", device, _measure_precisions)
+    return _measured("numbers", device, _measure_precisions)
 
 
 def _measured(
@@ -132,26 +122,24 @@ def _measure_precisions(device: torch.device) -> dict[str, float]:
         conv = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
         return [conv, nn.BatchNorm2d(64), nn.ReLU()]
     count, side = (8, 32) if device.type == "cpu" else (128, 64)
-    ways = {"float32": (torch.float32, torch.contiguous_format),
-            "float32 channels_last": (torch.float32, torch.channels_last),
-            "bfloat16 channels_last": (torch.bfloat16, torch.channels_last)}
+    layout = torch.contiguous_format if device.type == "mps" else torch.channels_last
     with torch.random.fork_rng(devices=[]):
         stack = nn.Sequential(*layers(3), *layers(64), *layers(64), *layers(64))
-    stack.to(device)
+    stack.to(device, memory_format=layout)
 
-    def seconds(dtype, layout):
+    def seconds(dtype):
         coarse = dtype == torch.bfloat16
         if coarse and not torch.amp.is_autocast_available(device.type): return float("inf")
-        model = stack.to(memory_format=layout)
         images = torch.ones(count, 3, side, side, device=device).to(memory_format=layout)
         start = time.perf_counter()
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=coarse):
-            output = model(images)
+            output = stack(images)
         output.float().sum().backward()
         stack[0].weight.grad.sum().item()  # waits until a GPU has caught up
         return time.perf_counter() - start
 
-    return _shortest({name: partial(seconds, *way) for name, way in ways.items()})
+    ways = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    return _shortest({name: partial(seconds, dtype) for name, dtype in ways.items()})
 
 # %% ../nbs/55_hardware.ipynb #e8b0af0e
 @cache
@@ -247,7 +235,6 @@ def computing_facts(
     facts.update(torch=str(torch.__version__), torchvision=str(torchvision.__version__))
     facts["numbers"] = str(precision.dtype).removeprefix("torch.")
     facts["channels_last"] = precision.channels_last
-    facts["exact_channels_last"] = precision.exact_channels_last
     return facts
 
 
@@ -260,9 +247,7 @@ def recorded_precision(
     here = computing_facts(device, Precision(torch.float32, False, ""))
     same = all(facts.get(name) == here.get(name) for name in ("device", "processor"))
     if numbers is None or not same: return None
-    last, exact_last = bool(facts.get("channels_last")), bool(facts.get("exact_channels_last"))
-    reason = facts["numbers"] + " and channels_last" * last + ", as it began"
-    return Precision(numbers, last, reason, exact_last)
+    return Precision(numbers, bool(facts.get("channels_last")), facts["numbers"] + ", as it began")
 
 
 def check_computing(

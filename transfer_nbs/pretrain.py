@@ -392,7 +392,7 @@ def _facts(card: dict) -> dict[str, str]:
         "objectives": settings["objectives"].replace(",", ", "),
         "surfaces": f"{settings['surfaces']} classes: {', '.join(card['surfaces'])}",
         "shapes": f"{settings['shapes']} classes: {', '.join(card['shapes'])}",
-        "pictures": f"{card['views']:,} of {size // 2} to {size} px, each put together anew of {drawings} drawings "
+        "images": f"{card['views']:,} of {size // 2} to {size} px, each put together anew of {drawings} drawings "
                     f"of each surface and {trained_on} of each shape, at {settings['draw_size']} px, "
                     "by `transfer_nbs.formulas`; no photograph among them",
         "settings": ", ".join(f"{name} {value}" for name, value in settings.items() if value != ""),
@@ -424,9 +424,9 @@ def card_text(
         f"# {card['weights']}", "",
         "| | |", "|---|---|", *(_row(*fact) for fact in _facts(card).items()), "",
         _GOOD_FOR, "", *_measurements(card), "## How it learned", "",
-        f"Source accuracy: of {held_out:,} pictures of drawings that were held out; "
+        f"Source accuracy: of {held_out:,} images of drawings that were held out; "
         f"guessing gives {1 / shapes:.1%}. Practice accuracy: of a linear probe on {probed} images "
-        "of the practice data, by the averages of the body's maps; guessing gives 50%.", "",
+        "of the practice data, by the averages of the backbone's maps; guessing gives 50%.", "",
         _row("step", "views", "training loss", "source accuracy", "practice accuracy"),
         "|---|---|---|---|---|", *(learned(log[place]) for place in places), ""])
 

@@ -169,7 +169,7 @@ class TrainingRun:
         held = recipe.bn in ("weights", "frozen")
         if held and _follows_batches(self.model.body):
             remedy = f"call set_bn_policy(model.body, {recipe.bn!r}) first"
-            raise ValueError(f"{recipe.name} holds the BN layers of the body, "
+            raise ValueError(f"{recipe.name} holds the BN layers of the backbone, "
                              f"and this model's are in train mode: {remedy}")
         features, ways = self.options.features, (self.precision, self.precision.exact)
         self.frozen = dict.fromkeys(ways)
