@@ -32,7 +32,7 @@ def settings(tmp_path_factory):
     torch.manual_seed(0)
     weights = tmp_path_factory.mktemp("weights") / "random.pth"
     torch.save(torchvision.models.shufflenet_v2_x0_5().state_dict(), weights)
-    return CompareSettings(recipes=("bn_eval",), seeds=1, epochs=1, size=32, arch="shufflenet_v2_x0_5", weights=str(weights), device="cpu", precision="float32")
+    return CompareSettings(recipes=("bn_eval",), seeds=1, epochs=1, size=32, arch="shufflenet_v2_x0_5", weights=str(weights), device="cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -117,7 +117,7 @@ def damage(entry: Path, which: int, how: str) -> None:
 def test_damaged_entries_heal(how, which, filled, train, expected):
     "In every entry a file is damaged; the next program computes the same, to the bit, and leaves the cache sound."
     before = [path.name for path in entries(filled)]
-    assert {name.split("-")[0] for name in before} == {"hashes", "looks", "precision", "ranges", "pictures", "features"}
+    assert {name.split("-")[0] for name in before} == {"hashes", "looks", "numbers", "ranges", "pictures", "features"}
     for entry in entries(filled): damage(entry, which, how)
     assert train() == expected
     assert [path.name for path in entries(filled)] == before
@@ -125,7 +125,7 @@ def test_damaged_entries_heal(how, which, filled, train, expected):
     assert all(map(cache._is_sound, entries(filled)))
 
 
-@pytest.mark.parametrize("kind", ["hashes", "looks", "precision", "ranges", "pictures", "features"])
+@pytest.mark.parametrize("kind", ["hashes", "looks", "numbers", "ranges", "pictures", "features"])
 def test_one_damaged_entry_heals(kind, filled, train, expected):
     "All others are sound, so that nothing else gives the damage away."
     for entry in filled.glob(f"{kind}-*"): damage(entry, 0, "zeros")

@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 def test_preparation_is_that_of_validation(figures, trained):
     "Images and logits of a loaded bundle and of a validation pass in float32 are equal to the bit."
     (folder, table), (result, bundle) = figures, trained
-    _, loader = make_loaders(table, folder, result.spec, keep=False)
+    _, loader = make_loaders(table, folder, result.spec)
     files = [folder / file for file in table["file"][table["split"] == "valid"]]
     for (images, _), (kept, mine, errors) in zip(loader, image_batches(files, result.spec), strict=True):
         assert torch.equal(images, mine) and kept == list(range(len(mine))) and not errors
