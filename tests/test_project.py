@@ -28,11 +28,25 @@ def run(*command, cwd=ROOT, **environment):
     return subprocess.run([str(part) for part in command], cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True)
 
 
+@pytest.fixture(scope="module")
+def runner():
+    "What runs a notebook: its path in, whether it passed and what it printed out."
+    command = [sys.executable, str(Path(__file__).with_name("notebooks.py"))]
+    environment = {**os.environ, "TQDM_DISABLE": "1", "MPLBACKEND": "agg"}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        def run(path):
+            process.stdin.write(f"{path}\n")
+            process.stdin.flush()
+            return json.loads(process.stdout.readline())
+        yield run
+        process.stdin.close()
+
+
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs(notebook):
-    "nbdev_test: every cell runs, and every assertion in it holds."
-    done = run(BIN / "nbdev_test", "--path", notebook, "--n_workers", "1", TQDM_DISABLE="1", MPLBACKEND="agg")
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+def test_notebook_runs(notebook, runner):
+    "Every cell runs, and every assertion in it holds."
+    passed, said = runner(notebook)
+    assert passed, said[-6000:]
 
 
 FORKS = """
