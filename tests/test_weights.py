@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+import socket
 import struct
 import warnings
 from argparse import Namespace
@@ -254,3 +255,15 @@ def test_a_damaged_bundle_is_no_beginning(bundle, tmp_path):
     assert bundle_facts(copy) == {}
     (copy / "model.safetensors").unlink()
     with pytest.raises(OSError, match="a folder without model.safetensors"): create_body("resnet18", weights=copy)
+
+
+@pytest.mark.network
+def test_imagenet_weights_are_fetched(tmp_path, monkeypatch):
+    "With an empty folder of downloads, the weights come from the network, and the backbone holds them."
+    try: socket.create_connection(("download.pytorch.org", 443), timeout=3).close()
+    except OSError: pytest.skip("no connection to download.pytorch.org")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    state = create_body("shufflenet_v2_x0_5", weights="imagenet").state_dict()
+    [fetched] = tmp_path.rglob("*.pth")
+    loaded = torch.load(fetched, weights_only=True)
+    assert all(torch.equal(state[name], loaded[name]) for name in state)

@@ -23,7 +23,7 @@ from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from scipy.special import bdtrc
 
 from .console import printable, progress_bar, thread_map
-from .duplicates import (HASH_SIZE, TRIMS, Groups, check_bits, close_pairs, group_alike,
+from .duplicates import (HASH_SIZE, TRIMS, AlikeGroups, check_bits, close_pairs, group_alike,
                                      same_colours)
 from .examine import (BLANK, DULL, MEASURED, UNDECODABLE, edge_features, examine,
                                   mirrored_edges)
@@ -218,7 +218,7 @@ class _Tile(NamedTuple):
 
 def _weighted_pairs(
     images: _Images, # all images
-    groups: Groups, # that they belong to
+    groups: AlikeGroups, # that they belong to
     tile: _Tile, # some of their pairs
 ) -> np.ndarray: # (Q, 4) of int, for `_worst_pairs`
     "Those of the pairs that belong together, with the weight of each."

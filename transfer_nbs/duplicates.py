@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HASH_SIZE', 'TRIMS', 'COLOUR_GRID', 'pack_hashes', 'colour_grid', 'close_pairs', 'same_colours', 'what_differs',
-           'Groups', 'check_bits', 'group_alike', 'find_alike', 'find_duplicates']
+           'AlikeGroups', 'check_bits', 'group_alike', 'find_alike', 'find_duplicates']
 
 # %% ../nbs/54_duplicates.ipynb #duplicates-05
 import hashlib
@@ -353,7 +353,7 @@ _NEIGHBOURS = 3  # look-alikes that each image is compared with
 _AT_ONCE = 500_000  # pairs that are kept at once
 _MOST_COMPARED = 20_000  # comparisons in all
 
-class Groups(NamedTuple):
+class AlikeGroups(NamedTuple):
     "Which images belong together; a group's number is the row of its first image."
     copies: np.ndarray # (N,) of int: the same image, identical or saved again
     alike: np.ndarray # (N,) of int: copies, and what looks alike to the hash
@@ -466,7 +466,7 @@ def _group_contents(
     hashes: np.ndarray, # (N, 4, 32)
     colours: np.ndarray, # (N, 4, 4, 3)
     threshold: int, # bits, at least 1
-) -> Groups: # a group has the number of one of its rows
+) -> AlikeGroups: # a group has the number of one of its rows
     "Group images: the hash proposes and the pixels decide, until nothing new is found."
     rows = np.arange(len(files))
     copies, alike, members = rows, rows, rows
@@ -485,7 +485,7 @@ def _group_contents(
         left = np.isin(alike, alike[several])
         members = np.flatnonzero((copies == rows) & left)  # one of each group
     alike = np.where(empty, rows, alike)
-    return Groups(copies, _join(alike, rows, copies))
+    return AlikeGroups(copies, _join(alike, rows, copies))
 
 # %% ../nbs/54_duplicates.ipynb #copies-25b
 def group_alike(
@@ -495,17 +495,17 @@ def group_alike(
     colours: np.ndarray, # (N, 4, 4, 3) of uint8, of `colour_grid`
     *,
     threshold: int = SAME_PICTURE, # bits in which images that look alike may differ; 0: identical files
-) -> Groups:
+) -> AlikeGroups:
     "Tell copies from look-alikes, mirrored ones too; check and split both ask this, so they agree."
     _, rows, back = np.unique(digests, axis=0, return_index=True, return_inverse=True)
-    groups = Groups(np.arange(len(rows)), np.arange(len(rows)))
+    groups = AlikeGroups(np.arange(len(rows)), np.arange(len(rows)))
     if threshold:
         chosen = [files[row] for row in rows]
         groups = _group_contents(chosen, digests[rows], hashes[rows], colours[rows], threshold)
     def first_rows(labels):
         _, first, group = np.unique(labels[back.ravel()], return_index=True, return_inverse=True)
         return first[group.ravel()]
-    return Groups(first_rows(groups.copies), first_rows(groups.alike))
+    return AlikeGroups(first_rows(groups.copies), first_rows(groups.alike))
 
 # %% ../nbs/54_duplicates.ipynb #copies-27
 def find_alike(

@@ -56,8 +56,7 @@ def find_recipe(
 # %% ../nbs/10_recipes.ipynb #cell-13
 def _parameters(model: nn.Module, recipe: Recipe) -> tuple[set[int], set[int]]:
     "By their ids: the BN weights of a model's backbone, and the parameters that a recipe trains."
-    layers = bn_layers(model.body).values()
-    bn = {id(p) for p in nn.ModuleList(layers).parameters()}
+    bn = {id(p) for p in nn.ModuleList(bn_layers(model.body).values()).parameters()}
     rates = zip(*(phase.rates for phase in recipe.phases))
     groups = [group for group, rate in zip(recipe.groups(model), rates) if set(rate) != {None}]
     return bn, {id(p) for p in chain.from_iterable(groups)}
@@ -69,9 +68,8 @@ def _check_policy(
 ) -> None:
     "Raise ValueError if a recipe's BN policy says one thing about BN weights, and its phases another."
     bn, trained = _parameters(model, recipe)
-    learns = bool(bn & trained)
-    if bn and learns != (recipe.bn in ("train", "weights")):
-        does = "train" if learns else "freeze"
+    does = "train" if bn & trained else "freeze"
+    if bn and (does == "train") != (recipe.bn in ("train", "weights")):
         raise ValueError(f"recipe {recipe.name}: its BN policy is {recipe.bn!r}, "
                          f"but its phases {does} the BN weights: change one of the two")
 
@@ -152,9 +150,8 @@ def train_recipe(
     model = build_model(recipe, settings, num_classes=len(spec.class_names), seed=seed)
     features, evaluations = options.pop("features", None) or FeatureStore(), []
     options |= dict(seed=seed, features=features, evaluations=evaluations)
-    if not options.get("precision"):
-        device = choose_device(settings.device)
-        options["precision"] = choose_precision(device, precision=settings.precision)
+    device = choose_device(settings.device)
+    options["precision"] = options.get("precision") or choose_precision(device, precision=settings.precision)
     if balance == "weights": options["class_weights"] = _class_weights(loaders[0].dataset.labels)
     start = time.perf_counter() + features.seconds
 
