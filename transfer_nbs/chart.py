@@ -50,7 +50,7 @@ def conclusion(summary) -> str:
     def one_or_many(names): return names[0] if len(names) == 1 else f"{len(names)} others"
     end = f"; {one_or_many(lost)} diverged" if lost else ""
     best = sound.recipe[sound.verdict == "best"].iloc[0]
-    others, equal = len(sound) - 1, sound.recipe[sound.verdict == "no difference shown"].tolist()
+    others, equal = len(sound) - 1, sound.recipe[sound.verdict == "no significant difference"].tolist()
     if not others: return f"{best} is left{end}" if lost else f"{best}, alone in this comparison"
     if not equal:
         behind = ("the other", "both others", "all others")[min(others, 3) - 1]

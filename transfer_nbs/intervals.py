@@ -118,7 +118,7 @@ def compare_with_best(
             other, gap = row.second, row.difference
             if row.second == best: other, gap = row.first, -row.difference
             worse = row.p_adjusted < level
-            verdict = f"worse by {100 * gap:.1f} points" if worse else "no difference shown"
+            verdict = f"worse by {100 * gap:.1f} points" if worse else "no significant difference"
             rows[other] = gap + 0.0, row.p_value, row.p_adjusted, verdict
     columns = ["difference", "p_value", "p_adjusted", "verdict"]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
