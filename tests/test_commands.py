@@ -179,6 +179,7 @@ def test_compare_refuses_other_settings(compared, clothes):
     assert (out / "results.csv").read_text() == before
 
 
+@pytest.mark.slow
 def test_compare_names_what_is_wrong(clothes, tmp_path):
     out = ["--out", tmp_path / "out"]
     letter = tmp_path / "letter.pth"

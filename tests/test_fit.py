@@ -94,6 +94,7 @@ def assert_refused(capsys, folder, *words, **options):
 # Killed
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(figures, left_alone, tmp_path):
     "Killed without warning, again and again, it ends in the weights of a run that was left alone."
     print(f"TRANSFER_SEED={SEED}")
@@ -154,6 +155,7 @@ def test_goes_on_without_room_for_the_cache(figures, table, halfway, left_alone,
     assert_same_weights(halfway, left_alone[0])
 
 
+@pytest.mark.slow
 def test_full_disk_keeps_the_last_checkpoint(figures, table, halfway, left_alone):
     "No file may grow beyond a megabyte, so that the next checkpoint can't be written."
     before = checkpoint_path(halfway).read_bytes()

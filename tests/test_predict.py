@@ -310,6 +310,7 @@ def test_no_class_becomes_a_formula_in_the_tables_of_other_commands(figures, tmp
 # Real photographs
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (REAL / "hymenoptera").is_dir(), reason=f"the real photographs are not at {REAL}")
 def test_real_photographs_with_imagenet_weights(tmp_path):
     "A mobilenet_v2 that tells ants from bees, trained, saved, loaded and used; and as ONNX."

@@ -42,7 +42,11 @@ def runner():
         process.stdin.close()
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+SLOW = "00 01 04 05 06 07 08 09 10 12 20 21 22 30 31 32 33 34 35 45 46 47 57 60 65".split()
+PAGES = [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem[:2] in SLOW)) for path in NOTEBOOKS]
+
+
+@pytest.mark.parametrize("notebook", PAGES)
 def test_notebook_runs(notebook, runner):
     "Every cell runs, and every assertion in it holds."
     passed, said = runner(notebook)
@@ -104,6 +108,7 @@ def test_hooks_are_readable():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_signatures_agree_with_their_types(tmp_path):
     "Each exported signature, without its body, as a type checker reads it."
     done = run(BIN / "stubgen", "-q", "-p", "transfer_nbs", "-o", tmp_path)

@@ -484,6 +484,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 def test_memory_of_hostile_images(tmp_path):
     "Images that are small as files and large in memory: checked, stored for training, and predicted, several at a time."
     Image.new("RGB", (64, 64)).save(tmp_path / "tiny.png")
