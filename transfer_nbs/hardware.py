@@ -75,11 +75,11 @@ def choose_precision(
     if precision != "auto":
         return Precision(getattr(torch, precision), last, f"{precision}, as requested")
     times = measured_precisions(device)
-    ratio = times["float32"] / times["bfloat16"]
-    if ratio > 1.1:
-        reason = f"bfloat16, measured {ratio:.1f} times as fast as float32"
+    plain, coarse = times["float32"], times["bfloat16"]
+    if coarse * 1.1 < plain:
+        reason = f"bfloat16, measured {plain / coarse:.1f} times as fast as float32"
         return Precision(torch.bfloat16, last, reason)
-    return Precision(torch.float32, last, f"float32: bfloat16 measured {1 / ratio:.1f} times as slow")
+    return Precision(torch.float32, last, f"float32: bfloat16 measured {coarse / plain:.1f} times as slow")
 
 # %% ../nbs/55_hardware.ipynb #95d0f266
 def measured_precisions(
@@ -105,15 +105,18 @@ def _measured(
     except CacheFullError: return measure(device)
 
 
-def _shortest(ways: dict[str, Callable[[], float]]) -> dict[str, float]:
+def _shortest(ways: dict[str, Callable[[], None]]) -> dict[str, float]:
     "In turn, on one core (others may be busy), and the shortest of six."
+    # torch.utils.benchmark would do, but its import looks for a compiler and says so
+    def seconds(way):
+        start = time.perf_counter()
+        way()
+        return time.perf_counter() - start
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    def once(): return {name: seconds() for name, seconds in ways.items()}
-    try: rounds = [once() for _ in range(7)]
+    try: rounds = [{name: seconds(way) for name, way in ways.items()} for _ in range(7)]
     finally: torch.set_num_threads(threads)
-    def shortest(name): return min(times[name] for times in rounds[1:])
-    return {name: shortest(name) for name in ways}
+    return {name: min(times[name] for times in rounds[1:]) for name in ways}
 
 
 @torch.enable_grad()  # it trains, and may be asked for while somebody only predicts
@@ -126,20 +129,17 @@ def _measure_precisions(device: torch.device) -> dict[str, float]:
     with torch.random.fork_rng(devices=[]):
         stack = nn.Sequential(*layers(3), *layers(64), *layers(64), *layers(64))
     stack.to(device, memory_format=layout)
+    images = torch.ones(count, 3, side, side, device=device).to(memory_format=layout)
 
-    def seconds(dtype):
-        coarse = dtype == torch.bfloat16
-        if coarse and not torch.amp.is_autocast_available(device.type): return float("inf")
-        images = torch.ones(count, 3, side, side, device=device).to(memory_format=layout)
-        start = time.perf_counter()
+    def step(coarse):
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=coarse):
             output = stack(images)
         output.float().sum().backward()
         stack[0].weight.grad.sum().item()  # waits until a GPU has caught up
-        return time.perf_counter() - start
 
-    ways = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    return _shortest({name: partial(seconds, dtype) for name, dtype in ways.items()})
+    if torch.amp.is_autocast_available(device.type):
+        return _shortest(dict(float32=partial(step, False), bfloat16=partial(step, True)))
+    return {**_shortest(dict(float32=partial(step, False))), "bfloat16": float("inf")}
 
 # %% ../nbs/55_hardware.ipynb #e8b0af0e
 @cache
@@ -175,12 +175,10 @@ def _measure_gradients(device: torch.device) -> dict[str, float]:
     gradient = torch.ones(8, 64, 16, 16).to(memory_format=torch.channels_last)
     options = dict(stride=2, padding=1, groups=64)
 
-    def seconds(dtype):
-        start = time.perf_counter()
+    def compute(dtype):
         nn.grad.conv2d_input((8, 64, 32, 32), weight.to(dtype), gradient.to(dtype), **options)
-        return time.perf_counter() - start
-    ways = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    return _shortest({name: partial(seconds, dtype) for name, dtype in ways.items()})
+    ways = dict(float32=torch.float32, bfloat16=torch.bfloat16)
+    return _shortest({name: partial(compute, dtype) for name, dtype in ways.items()})
 
 # %% ../nbs/55_hardware.ipynb #cf37b8e4
 def describe_choices(
