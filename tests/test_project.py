@@ -28,7 +28,7 @@ def run(*command, cwd=ROOT, **environment):
     return subprocess.run([str(part) for part in command], cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def runner():
     "What runs a notebook: its path in, whether it passed and what it printed out."
     command = [sys.executable, str(Path(__file__).with_name("notebooks.py"))]
