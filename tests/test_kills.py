@@ -116,7 +116,7 @@ def content(path: Path) -> str | dict:
         with Image.open(path) as image: image.load()
         return "image"
     if path.parent.name == "runs": return {name: dropped(part) for name, part in json.loads(path.read_text()).items()}
-    if path.name == "resnet18_formulas.json": return dropped({**json.loads(path.read_text()), "minutes": 0, "date": 0, "log": 0})
+    if path.name == "resnet18_formulas.json": return dropped({**json.loads(path.read_text()), "minutes": 0, "date": 0, "log": 0, "hardware": 0})  # it says how fast bfloat16 was
     if path.name == "checkpoint.pt": return digest({**torch.load(path), "seconds": 0, "log": 0})
     if path.name == "resnet18_formulas.md": return path.read_text()[:20]
     if path.name in ("results.csv", "summary.csv"): return pd.read_csv(path).drop(columns=MEASURED, errors="ignore").to_csv()
