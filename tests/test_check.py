@@ -402,6 +402,61 @@ def test_a_quarantine_killed_anywhere_is_gone_on_with(disks, broken, tmp_path, m
     assert 10 < last < 199
 
 
+@pytest.fixture
+def moved(broken, tmp_path):
+    "The list of a quarantine, and another folder with the same classes."
+    check.quarantine_files(*broken, tmp_path / "bad")
+    return tmp_path / "bad/moved.jsonl", draw(tmp_path / "other", each=4)
+
+
+def test_a_list_is_restored_to_its_own_folder_alone(broken, moved, tmp_path):
+    (folder, findings), (listed, other) = broken, moved
+    before = [state(place) for place in (tmp_path / "bad", folder, other)]
+    assert_one_line_error(run("transfer_check", other, "--restore", listed), listed, f"lists files of {folder}, not of {other}", "give that folder, or rename it")
+    (other / "cats/a.jpg").write_bytes(b"no picture")
+    assert_one_line_error(run("transfer_check", other, "--quarantine", listed.parent), listed, "choose another folder for what is moved")
+    with pytest.raises(ValueError, match="choose another folder"): check.quarantine_files(other, findings, listed.parent)
+    (other / "cats/a.jpg").unlink()
+    now = [state(place) for place in (tmp_path / "bad", folder, other)]
+    assert [{name: facts[2] for name, facts in found.items()} for found in now] == [{name: facts[2] for name, facts in found.items()} for found in before]
+    (tmp_path / "link").symlink_to(folder)
+    assert check.restore_files(listed, tmp_path / "link") == ["cats/a.jpg", "cats/b.jpg", "dogs/inner/c.jpg"]
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_renamed_folder_and_an_older_list_are_taken(older, broken, moved, tmp_path):
+    "A list of an earlier version names no folder; more is added to it, and what it lists isn't listed twice."
+    (folder, _), (listed, _) = broken, moved
+    if older: listed.write_text("".join(json.dumps({name: value for name, value in json.loads(line).items() if name != "folder"}) + "\n" for line in listed.read_text().splitlines()))
+    else: folder = folder.rename(tmp_path / "renamed")
+    os.rename(listed.parent / "cats/a.jpg", folder / "cats/a.jpg")  # as if it had been stopped before the move
+    (folder / "dogs/d.jpg").write_bytes(b"no picture")
+    check.quarantine_files(folder, check.check_folder(folder), listed.parent)
+    lines = [json.loads(line) for line in listed.read_text().splitlines()]
+    assert [line["file"] for line in lines] == ["cats/a.jpg", "cats/b.jpg", "dogs/inner/c.jpg", "dogs/d.jpg"] and lines[-1]["folder"] == str(folder)
+    assert len(check.restore_files(listed, folder)) == 4 and not listed.exists()
+
+
+def test_a_file_that_is_gone_is_not_forgotten(broken, moved):
+    folder, (listed, _) = broken[0], moved
+    os.rename(listed.parent / "cats/a.jpg", folder / "cats/a.jpg")  # as if it had been stopped after the first move
+    gone = (listed.parent / "cats/b.jpg").rename(folder.parent / "b.jpg")
+    before = contents(listed.parent), contents(folder)
+    assert_one_line_error(run("transfer_check", folder, "--restore", listed), listed, "lists cats/b.jpg, which is neither in", "put it back or remove its line")
+    assert (contents(listed.parent), contents(folder)) == before
+    gone.rename(listed.parent / "cats/b.jpg")
+    assert check.restore_files(listed, folder) == ["cats/b.jpg", "dogs/inner/c.jpg"] and not contents(listed.parent)
+
+
+def test_a_list_does_not_move_itself(broken, moved):
+    folder, (listed, _) = broken[0], moved
+    renamed, lines = listed.with_name("list"), listed.read_bytes()
+    for path, name in ((listed, "moved.jsonl"), (listed, "./moved.jsonl"), (renamed, "list")):
+        path.write_bytes(lines + json.dumps({"file": name}).encode() + b"\n")
+        with pytest.raises(ValueError, match=r"is not a list .*\(line 4\)"): check.restore_files(path, folder)
+        assert path.exists() and (listed.parent / "cats/a.jpg").exists()
+
+
 def test_half_a_line_of_the_list_is_left_out(broken, tmp_path):
     folder, findings = broken
     moved = check.quarantine_files(folder, findings, tmp_path / "bad")

@@ -15,13 +15,15 @@ import pytest
 import torch
 from PIL import Image
 
+from transfer_nbs.backbone import feature_count
 from transfer_nbs.cache import cache_folder
 from transfer_nbs.check import run_check
 from transfer_nbs.checkpoint import FitSettings
 from transfer_nbs.clothes import make_clothes
-from transfer_nbs.commands import (RECIPE_NAMES, app, transfer_check, transfer_clothes, transfer_compare, transfer_fit,
+from transfer_nbs.commands import (RECIPE_NAMES, app, main, transfer_check, transfer_clothes, transfer_compare, transfer_fit,
                                    transfer_predict, transfer_pretrain, transfer_split)
 from transfer_nbs.compare import CompareSettings
+from transfer_nbs.console import user_errors
 from transfer_nbs.data import read_folder
 from transfer_nbs.hardware import choose_precision
 from transfer_nbs.predict import predict_files
@@ -331,6 +333,74 @@ def test_typing_errors_are_one_line(arguments, words):
     done = run(name, *rest) if name else module(*rest)
     assert_one_line_error(done, *words)
     assert done.stdout == "" and done.stderr.strip().isprintable()
+
+
+# What can't be, refused before anything is written
+
+def refused(capsys, command, *arguments) -> str:
+    "The one line with which a command refuses, within this process."
+    with pytest.raises(SystemExit) as stop: main(command, [str(argument) for argument in arguments])
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert stop.value.code == 2 and len(lines) == 1, lines
+    return lines[0]
+
+
+class OutOfMemoryError(RuntimeError): "Named as PyTorch's is."
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OutOfMemoryError("CUDA"), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")])
+def test_too_little_memory_is_one_line(error, capsys):
+    def fail(): raise error
+    with pytest.raises(SystemExit) as stop, user_errors("transfer_fit"): fail()
+    assert (stop.value.code, capsys.readouterr().err) == (2, "transfer_fit: not enough memory: try a smaller --size or --batch-size\n")
+
+
+def test_another_error_of_pytorch_keeps_its_traceback():
+    def fail(): raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    with pytest.raises(RuntimeError, match="mat1"), user_errors("transfer_fit"): fail()
+
+
+def test_an_image_that_memory_cannot_hold():
+    "It is not said to need a larger size, as an image that is too small for a network does."
+    class Hungry(torch.nn.Conv2d):
+        def forward(self, images): raise RuntimeError("can't allocate memory")
+    with pytest.raises(RuntimeError, match="can't allocate memory"): feature_count(Hungry(3, 4, 3), size=32)
+
+
+@pytest.mark.parametrize("name, number", [("seeds", 99999999999999999999), ("epochs", 10**26), ("batch-size", 10**26), ("size", 10**26), ("seeds", 1_000_001)])
+def test_far_too_large_numbers_are_refused(name, number, capsys, tmp_path):
+    assert refused(capsys, "compare", tmp_path, f"--{name}", number, "--out", tmp_path / "out") == f"transfer_compare: {name.replace('-', '_')} is {number}: it must be 1000000 or less"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("seed", [10**26, 2**63, -1])
+def test_seeds_that_no_generator_takes(seed, capsys, tmp_path):
+    assert f"seed is {seed}: it must be 0 or more, and below 2**63" in refused(capsys, "fit", tmp_path / "images", "--recipe", "bn_eval", "--seed", seed, "--out", tmp_path / "out")
+    assert FitSettings("bn_eval", seed=2**63 - 1).seed == 2**63 - 1
+
+
+def test_a_size_of_0_is_not_the_usual_one(capsys, tmp_path):
+    assert "size is 0: it must be above 0" in refused(capsys, "compare", tmp_path, "--size", 0, "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize("command, arguments, name", [
+    ("compare", [""], "FOLDER"), ("compare", ["a", "--out", ""], "--out"), ("compare", ["a", "--weights", ""], "--weights"),
+    ("check", ["a", "--csv", ""], "--csv"), ("check", ["a", "--json="], "--json"), ("check", ["a", "--quarantine", ""], "--quarantine"),
+    ("check", ["a", "--mend-leaks", ""], "--mend-leaks"), ("check", ["a", "--restore", ""], "--restore"),
+    ("fit", ["a", "--from="], "--from"), ("fit", ["a", "--from-run", ""], "--from"), ("fit", ["a", "--tensorboard", ""], "--tensorboard"),
+    ("predict", ["", "a.png"], "BUNDLE"), ("predict", ["a", "b.png", ""], "IMAGES"), ("predict", ["a", "b.png", "--csv", ""], "--csv"),
+    ("split", ["", "a"], "SOURCE"), ("split", ["a", ""], "DEST"), ("clothes", [""], "DEST"), ("pretrain", ["--out", ""], "--out")])
+def test_empty_paths_are_refused(command, arguments, name, capsys, tmp_path, monkeypatch):
+    "As a variable of a shell gives them that isn't set."
+    monkeypatch.chdir(tmp_path)
+    assert refused(capsys, command, *arguments) == f"transfer_{command}: {name} is empty: give a path"
+    assert not list(tmp_path.iterdir())
+
+
+def test_empty_text_that_is_no_path(capsys, tmp_path):
+    "Of --without it is the default."
+    assert "views is 0" in refused(capsys, "pretrain", "--without", "", "--views", 0, "--out", tmp_path / "out")
+    assert "give drawn or kaggle" in refused(capsys, "clothes", tmp_path / "out", "--source", "")
 
 
 def defaults(function): return {name: value.default for name, value in inspect.signature(function).parameters.items() if value.default is not inspect.Parameter.empty}

@@ -243,6 +243,21 @@ def test_loaders_that_cannot_be_made(given, told, practice, table):
     assert told in str(error.value)
 
 
+@pytest.mark.parametrize(("dtype", "told"), [(torch.uint8, "uint8"), (torch.float64, "float64")])
+def test_a_transform_must_give_float32(dtype, told, practice, table):
+    augment = v2.Compose([v2.RandomResizedCrop(64), v2.PILToTensor(), v2.ToDtype(dtype)])
+    loader, _ = make_loaders(table, practice, SPEC, augment=augment)
+    with pytest.raises(ValueError) as error: next(iter(loader))
+    shape = "a tensor (3, 64, 64) of "
+    assert str(error.value) == f"the transform gives {shape}{told}, and must give {shape}float32"
+
+
+@pytest.mark.parametrize("augment", [None, "flip", 1])
+def test_what_is_no_transform_is_refused_at_once(augment, practice, table):
+    with pytest.raises(ValueError, match=f"augment is {augment!r}; give True, False or a transform"):
+        make_loaders(table, practice, SPEC, augment=augment)
+
+
 def test_balanced_classes(practice, table):
     normal, train = table["class"] == "normal_clothes", table["split"] == "train"
     rare = pd.concat([table[~normal | ~train], table[normal & train][:8]])

@@ -3,6 +3,7 @@
 import errno
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import time
@@ -12,7 +13,7 @@ from unittest.mock import patch
 import pytest
 
 from transfer_nbs.files import (check_free, check_outside, claim, ensure_folder, file_stamps, is_unfinished, move_file,
-                                remove_unfinished, replace_folder, write_file, write_folder, write_output)
+                                place_file, remove_unfinished, replace_folder, write_file, write_folder, write_output)
 
 FORK = multiprocessing.get_context("fork")
 SIZE = 200_000  # more than one write of the system
@@ -113,6 +114,75 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(number, tm
     write_file(path, "old")
     with patch("os.fsync", side_effect=OSError(getattr(errno, number), "refused")), pytest.raises(OSError, match="refused"): write_file(path, "new")
     assert path.read_text() == "old" and [file.name for file in tmp_path.iterdir()] == ["result.txt"]
+
+
+def full(*_, **__): raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("number", ["ENOSPC", "EIO"])
+def test_a_write_that_fails_names_the_file(number, tmp_path):
+    "A plain file, one through a link (as it was given), a device, and one beside which nothing can be made."
+    (tmp_path / "link.txt").symlink_to("result.txt")
+    for name in ("result.txt", "link.txt"):
+        with patch("os.fsync", side_effect=OSError(getattr(errno, number), "refused")), pytest.raises(OSError) as error: write_file(tmp_path / name, "new")
+        assert (error.value.errno, error.value.strerror, error.value.filename) == (getattr(errno, number), "refused", str(tmp_path / name))
+    with pytest.raises(OSError) as error: write_file("/dev/full", "new")
+    assert (error.value.errno, error.value.filename) == (errno.ENOSPC, "/dev/full")
+    with pytest.raises(FileNotFoundError) as error: write_file(tmp_path / "none/result.txt", "new")
+    assert error.value.filename == str(tmp_path / "none/result.txt")
+    assert [file.name for file in tmp_path.iterdir()] == ["link.txt"]
+
+
+def limited(path, answers):
+    "Write more than a process may."
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
+    try: write_file(path, "a" * SIZE)
+    except OSError as error: answers.put((error.errno, error.filename))
+
+
+def test_a_file_that_is_too_large_is_named(tmp_path):
+    answers = FORK.Queue()
+    process = FORK.Process(target=limited, args=(tmp_path / "result.txt", answers))
+    process.start()
+    assert answers.get(timeout=30) == (errno.EFBIG, str(tmp_path / "result.txt"))
+    process.join()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_closed_pipe_is_still_one(tmp_path):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with pytest.raises(BrokenPipeError): write_file(f"/dev/fd/{writer}", "new")
+    os.close(writer)
+
+
+@pytest.mark.parametrize("make", [write_folder, replace_folder])
+def test_a_folder_that_fails_is_named_and_what_it_is_made_from_too(make, tmp_path):
+    path = tmp_path / "results"
+    if make is replace_folder: path.mkdir()
+    def unsynced(folder): (folder / "note.txt").write_text("whole")
+    def gone(folder): (folder / "none/note.txt").write_text("whole")
+    def unreadable(folder): (tmp_path / "image.png").read_bytes()
+    def silent(folder): raise OSError(errno.EIO, "Input/output error")  # perhaps of what is read
+    def odd(folder): raise OSError("4096 requested and 0 written")
+    for fill, sync, name in ((full, os.fsync, str(path)), (unsynced, full, str(path)), (gone, os.fsync, str(path)),
+                             (unreadable, os.fsync, str(tmp_path / "image.png")), (silent, os.fsync, None), (odd, os.fsync, None)):
+        with patch("os.fsync", sync), pytest.raises(OSError) as error: make(path, fill)
+        assert error.value.filename == name, fill
+        assert not any(map(is_unfinished, tmp_path.iterdir()))
+
+
+def test_a_copy_that_fails_names_the_copy(tmp_path):
+    source, dest = tmp_path / "source.txt", tmp_path / "dest.txt"
+    source.write_text("whole")
+    def half(source, part, **_): raise OSError(errno.ENOSPC, "No space left on device", str(source), None, str(part))  # as shutil does
+    for name in ("shutil.copy2", "os.fsync"):
+        with patch(name, half if name == "shutil.copy2" else full), pytest.raises(OSError) as error: place_file(source, dest, "copy")
+        assert error.value.filename == str(dest) and [file.name for file in tmp_path.iterdir()] == ["source.txt"]
+    source.unlink()
+    with pytest.raises(FileNotFoundError) as error: place_file(source, dest, "copy")
+    assert os.fspath(error.value.filename) == str(source)
 
 
 def test_what_another_writes_just_now_is_left_to_it(tmp_path):

@@ -1,6 +1,7 @@
 """From a folder to a bundle: killed at any moment, on a full disk, with other settings, from a comparison, and on real photographs."""
 
 import json
+import math
 import os
 import random
 import resource
@@ -29,7 +30,7 @@ from transfer_nbs.split_folder import split_folder
 from transfer_nbs.training_run import DivergedError
 from transfer_nbs.bundle import checkpoint_path
 from transfer_nbs.checkpoint import FitSettings
-from transfer_nbs.commands import transfer_fit
+from transfer_nbs.commands import transfer_compare, transfer_fit
 from transfer_nbs.tables import read_winner
 from transfer_nbs.your_images import fit_bundle, read_parts
 
@@ -475,6 +476,39 @@ def test_best_is_refused_where_it_does_not_fit(figures, compared, tmp_path, caps
     (tmp_path / "unfinished" / "runs" / "bn_eval-0.json").unlink()
     assert_refused(capsys, figures, "isn't finished (bn_eval to come)", **{**best, "from_run": tmp_path / "unfinished"})
     assert not (tmp_path / "out").exists() and not checkpoint_path(tmp_path / "out").exists()
+
+
+def changed(record: dict, part: str, name: str | None = None, value=None) -> dict:
+    "A record with another value of a part, or of one name in it."
+    return {**record, part: value if name is None else {**record[part], name: value}}
+
+
+@pytest.mark.parametrize("part, name, value", [
+    ("settings", None, {}), ("settings", "recipes", 5), ("settings", "recipes", []), ("settings", "recipes", [5]), ("settings", "seeds", "a"),
+    ("settings", "seeds", 10**20), ("settings", "size", "a"), ("settings", "lr", None), ("settings", "arch", 5), ("data", None, {}), ("data", "split", 7),
+    ("split", None, 7), ("split", "alike", "a"), ("split", "by", 1), ("computing", None, []), ("computing", "numbers", []), ("environment", None, 7)])
+def test_a_record_of_the_wrong_shape_is_broken(part, name, value, figures, compared, tmp_path, capsys):
+    run = Path(shutil.copytree(compared, tmp_path / "run"))
+    (run / "run.json").write_text(json.dumps(changed(json.loads((run / "run.json").read_text()), part, name, value)))
+    assert_refused(capsys, figures, f"{run}: its run.json is broken", "with another --out", recipe="best", from_run=run, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_learning_rate_of_nan_in_a_record(figures, compared, tmp_path, capsys):
+    run = Path(shutil.copytree(compared, tmp_path / "run"))
+    (run / "run.json").write_text(json.dumps(changed(json.loads((run / "run.json").read_text()), "settings", "lr", math.nan)))
+    assert_refused(capsys, figures, "lr is nan: it must be above 0", recipe="best", from_run=run, out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("part", ["computing", "split"])
+def test_a_comparison_with_a_broken_record_does_not_go_on(part, figures, compared, tmp_path, capsys):
+    "Its runs are gone, and its tables are there."
+    run = Path(shutil.copytree(compared, tmp_path / "run"))
+    (run / "run.json").write_text(json.dumps(changed(json.loads((run / "run.json").read_text()), part, None, [])))
+    shutil.rmtree(run / "runs")
+    with pytest.raises(SystemExit) as stop: transfer_compare(str(figures), recipes="bn_eval,feature_extractor", seeds=1, epochs=1, size=32, lr=0.01, device="cpu", test_fraction=0.2, out=str(run))
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert stop.value.code == 2 and len(lines) == 1 and "its run.json is broken" in lines[0]
 
 
 def test_what_onnx_needs_is_asked_for_before_the_training(figures, tmp_path, capsys):

@@ -191,6 +191,18 @@ def test_another_split_is_refused(few, practice, tmp_path):
     with pytest.raises(ValueError, match="its split.csv and the images in"): split_folder(few, dest)
 
 
+@pytest.mark.parametrize("text", ["", "[]", "null", "3", "trailing", "[" * 100_000, "\udcff"])
+def test_broken_settings_are_named(text, few, tmp_path):
+    written = tmp_path / "written/split.json"
+    split_folder(few, written.parent)
+    content = written.read_text() + text if text == "trailing" else text
+    written.write_text(content, errors="surrogateescape")
+    before = state(written.parent)
+    with pytest.raises(ValueError) as error: split_folder(few, written.parent)
+    assert str(error.value) == f"{written}: is broken; choose another folder or delete this one"
+    assert state(written.parent) == before
+
+
 def test_a_file_system_without_links_gets_copies(few, tmp_path):
     with patch("os.symlink", side_effect=OSError("not supported")):
         table, texts = warned(lambda: split_folder(few, tmp_path / "stick"))

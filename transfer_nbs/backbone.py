@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision import models
 
+from .console import is_out_of_memory
 from .fusion import eval_mode
 from .named_weights import build_network, load_named_weights
 from .steps import network_steps, up_to_step
@@ -71,6 +72,7 @@ def feature_count(
     try:
         with eval_mode(body), torch.no_grad(): return body(image).shape[1]
     except (RuntimeError, AssertionError) as error:
+        if is_out_of_memory(error): raise
         reason = str(error).splitlines()[0]
         raise ValueError(f"this network can't take images of {size} px ({reason}): "
                          "give a larger size, or the one it was made for (often 224)") from None

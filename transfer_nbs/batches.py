@@ -137,6 +137,8 @@ class ImageDataset(Dataset):
         if len(files) != len(labels):
             raise ValueError(f"{len(files)} files, {len(labels)} labels; give one for each")
         if seed < 0: raise ValueError(f"seed is {seed}; it must be 0 or more")
+        if not isinstance(augment, bool) and not callable(augment):
+            raise ValueError(f"augment is {augment!r}; give True, False or a transform")
         self.files, self.labels = [str(file) for file in files], torch.as_tensor(labels)
         self.spec, self.augment, self.seed = spec, augment, seed
         options = dict(size=spec.size, crops=augment is not False, ranges=spec.ranges, keep=keep)
@@ -191,20 +193,21 @@ class ImageDataset(Dataset):
         """What a transform of the user's makes of images.
 
         Its random numbers are drawn for each image from (seed, epoch, index)."""
-        images, shape = [], (3, self.spec.size, self.spec.size)
+        images, needed = [], f"a tensor {(3, self.spec.size, self.spec.size)} of float32"
         with torch.random.fork_rng(devices=[]):
             for index, picture in zip(indices, pictures):
                 own = np.random.SeedSequence([self.seed, self.epoch, index])
                 torch.manual_seed(int(own.generate_state(1)[0]))
                 images.append(self.augment(Image.fromarray(picture)))
-                if not isinstance(images[-1], torch.Tensor) or images[-1].shape != shape:
-                    given = _describe(images[-1])
-                    raise ValueError(f"the transform gives {given}, and must give a tensor {shape}")
+                if _describe(images[-1]) != needed:
+                    raise ValueError(f"the transform gives {_describe(images[-1])}, and must give {needed}")
         return torch.stack(images).contiguous(memory_format=torch.channels_last)
 
 
 def _describe(value: object) -> str:
-    if isinstance(value, torch.Tensor): return f"a tensor {tuple(value.shape)}"
+    "What a transform gave, in words."
+    if isinstance(value, torch.Tensor):
+        return f"a tensor {tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
     return type(value).__name__
 
 # %% ../nbs/64_batches.ipynb #0ffb2bf3

@@ -752,34 +752,49 @@ def _example(
 _MOVED = "moved.jsonl"  # the list, in the folder of the quarantine
 _LINE_BEGINS = b'{"file": "'
 
+_OF_ANOTHER = "choose another folder for what is moved"
+
 def _line(
     row: dict, # of the table
+    folder: Path, # that the file lies in
 ) -> bytes: # with a line break at its end
     "The line of the list for one file."
-    return json.dumps({name: row[name] for name in ("file", "kind", "detail")}).encode() + b"\n"
+    facts = {name: row[name] for name in ("file", "kind", "detail")}
+    return json.dumps({**facts, "folder": str(folder.resolve())}).encode() + b"\n"
 
 def _read_moved(
     path: Path, # list of a quarantine
+    folder: Path, # whose files it should list
+    remedy: str, # what to do where it lists those of another
 ) -> dict[bytes, str]: # lines, each with its line break, and the files that they name
     """Read the list of a quarantine, without half a line that a kill or a full disk left at the end.
 
-    Raises ValueError, naming the line, where no quarantine can have written it."""
+    Raises ValueError where the list is another folder's, and, naming the line, where no quarantine
+    can have written it."""
     def refuse(why):
-        remedy = f"give the {_MOVED} of a --quarantine"
-        raise ValueError(f"{path}: is not a list that transfer_check wrote ({why}); {remedy}")
+        how = f"give the {_MOVED} of a --quarantine"
+        raise ValueError(f"{path}: is not a list that transfer_check wrote ({why}); {how}")
     if not path.is_file(): refuse("no file")
     *whole, last = path.read_bytes().split(b"\n")
     last, lines = last.rstrip(b"\0"), {}  # zeros are what a power cut leaves of a line
+    sources = set()
     for number, line in enumerate([*whole, last], start=1):
         try:
-            file = json.loads(line)["file"]
+            row = json.loads(line)
+            file, source = row["file"], row.get("folder", "")  # older ones don't name it
             place = PurePosixPath(file)
             inside = place.parts and not place.is_absolute() and ".." not in place.parts
-            if not inside: refuse(f"line {number}")
-        except (json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError):
+            itself = str(place) in (_MOVED, path.name)
+            if not inside or itself or not isinstance(source, str): refuse(f"line {number}")
+        except (json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError, RecursionError):
             begins = line[:len(_LINE_BEGINS)] == _LINE_BEGINS[:len(line)]
             if number <= len(whole) or not begins: refuse(f"line {number}")
-        else: lines[line + b"\n"] = file
+        else:
+            lines[line + b"\n"] = file
+            sources.add(source)
+    for source in sorted(filter(os.path.isdir, sources)):  # one that isn't there was moved or renamed
+        if os.path.samefile(source, folder): continue
+        raise ValueError(f"{path}: lists files of {source}, not of {folder}; {remedy}")
     return lines
 
 # %% ../nbs/30_check.ipynb #check-63a
@@ -855,24 +870,25 @@ def quarantine_files(
     """Move what can't be decoded, or what `rows` says, out of the way; `restore_files` moves it back.
 
     An earlier quarantine in `dest` is continued. moved.jsonl lists what was moved. Raises
-    ValueError where `dest` lies inside the folder, holds a list that isn't one, or is being written
-    to, and FileExistsError where it holds a file of that name."""
+    ValueError where `dest` lies inside the folder, holds a list that isn't one or is another
+    folder's, or is being written to, and FileExistsError where it holds a file of that name."""
     check_outside(dest, folder)
     folder, dest = Path(folder), Path(dest)
     if rows is None: rows = findings[findings["kind"].isin(UNDECODABLE)]
     rows = _moves_to_make(folder, rows)
     if not rows: return []
     with claim(dest / _MOVED, remedy="wait for it, or choose another folder"):
-        lines = _read_moved(dest / _MOVED) if os.path.lexists(dest / _MOVED) else {}
+        there = os.path.lexists(dest / _MOVED)
+        lines = _read_moved(dest / _MOVED, folder, _OF_ANOTHER) if there else {}
+        known = set(lines.values())
         for row in rows:
             source, place = folder / row["file"], dest / row["file"]
-            if _line(row) not in lines or not _equal(source, place): check_free(place)
+            if row["file"] not in known or not _equal(source, place): check_free(place)
         whole = b"".join(lines)
-        there = (dest / _MOVED).read_bytes() if os.path.lexists(dest / _MOVED) else None
-        if there != whole: write_file(dest / _MOVED, whole)
+        if not there or (dest / _MOVED).read_bytes() != whole: write_file(dest / _MOVED, whole)
         _remove_parts([dest / row["file"] for row in rows])
         for row in rows:
-            if _line(row) not in lines: _append(dest / _MOVED, _line(row))
+            if row["file"] not in known: _append(dest / _MOVED, _line(row, folder))
             _go_on_moving(folder / row["file"], dest / row["file"])
     return [row["file"] for row in rows]
 
@@ -883,13 +899,18 @@ def restore_files(
 ) -> list[str]: # the files that were moved back, relative to `folder`
     """Undo `quarantine_files`; the list is removed when nothing of it is left to move.
 
-    Raises ValueError where it is no such list or is being written to, and FileExistsError where a
-    place is taken by now."""
+    Raises ValueError where it is no such list, is another folder's, lists a file that is gone or is
+    being written to, and FileExistsError where a place is taken by now."""
     moved, folder = Path(moved), Path(folder)
     class_folders(folder)  # raises where it isn't there
-    _read_moved(moved)  # raises where it isn't one
+    remedy = "give that folder, or rename it first if its files belong here by now"
+    _read_moved(moved, folder, remedy)  # raises where it isn't one
     with claim(moved, remedy="wait for it"):
-        listed = list(dict.fromkeys(_read_moved(moved).values()))
+        listed = list(dict.fromkeys(_read_moved(moved, folder, remedy).values()))
+        for file in listed:
+            if os.path.lexists(moved.parent / file) or os.path.lexists(folder / file): continue
+            where = f"which is neither in {moved.parent} nor in {folder}"
+            raise ValueError(f"{moved}: lists {file}, {where}; put it back or remove its line")
         files = [file for file in listed if os.path.lexists(moved.parent / file)]  # others are in place
         for file in files:
             if not _equal(moved.parent / file, folder / file): check_free(folder / file)
@@ -991,7 +1012,8 @@ def run_check(
     check_different(csv, json)
     for dest in filter(None, (quarantine, mend_leaks)):
         check_outside(dest, folder)
-        if os.path.lexists(Path(dest) / _MOVED): _read_moved(Path(dest) / _MOVED)
+        listed = Path(dest) / _MOVED
+        if os.path.lexists(listed): _read_moved(listed, Path(folder), _OF_ANOTHER)
     findings = check_folder(folder, alike=alike)
     if csv: write_output(csv, csv_text(findings))
     if json: write_output(json, _findings_to_json(findings))

@@ -30,7 +30,7 @@ from .folders import images_digest, split_hash
 from .hardware import (Precision, check_computing, choose_device, choose_precision,
                                    computing_facts, recorded_precision)
 from .recipes import RECIPES, build_model, find_recipe, image_spec, train_recipe
-from .settings import TrainSettings
+from .settings import TrainSettings, check_seed
 from .training_run import DivergedError, divide_epochs
 
 # %% ../nbs/36_checkpoint.ipynb #your-22
@@ -45,7 +45,7 @@ class FitSettings(TrainSettings):
     def __post_init__(self):
         find_recipe(self.recipe)
         super().__post_init__()
-        if self.seed < 0: raise ValueError(f"seed is {self.seed}: it must be 0 or more")
+        check_seed(self.seed)
         if self.balance not in ("none", "weights", "sampling"):
             raise ValueError(f"balance is {self.balance!r}: use weights, sampling or none")
         if self.size > MAX_SIZE:

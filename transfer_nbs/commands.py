@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from difflib import get_close_matches
 from functools import partial, wraps
-from inspect import Parameter, signature
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated
@@ -48,20 +48,37 @@ def _transfer_nbs(version: _Version = False):
     "Transfer learning for image classification. Each command explains itself with --help."
 
 # %% ../nbs/39_commands.ipynb #commands-12
+_PATHS = {"FOLDER", "BUNDLE", "IMAGES", "SOURCE", "DEST", "--csv", "--json", "--quarantine", "--mend-leaks",
+          "--restore", "--from", "--out", "--tensorboard", "--weights"}
+
+
+def _check_paths(
+    own: Signature,  # of a command
+    given: dict,  # its arguments and options by name
+) -> None:
+    "Raise ValueError where a path is empty, as an unset variable of a shell gives it."
+    for name, value in given.items():
+        explained = own.parameters[name].annotation.__metadata__[0]
+        shown = explained.metavar or f"--{name.removesuffix('_run').replace('_', '-')}"
+        empty = "" in value if isinstance(value, list) else value == ""
+        if empty and shown in _PATHS: raise ValueError(f"{shown} is empty: give a path")
+
+
 def command(
     function: Callable,  # named transfer_...; returns its exit status, None for 0
 ) -> Callable:
     "Make a function a command. Raises SystemExit, after one line about what a user can mend."
-    name = function.__name__
+    name, own = function.__name__, signature(function)
 
     @wraps(function)
     def from_python(*given, **options):
-        with user_errors(name): status = function(*given, **options)
+        with user_errors(name):
+            _check_paths(own, own.bind(*given, **options).arguments)
+            status = function(*given, **options)
         if status: raise SystemExit(status)
 
     @wraps(function)
     def from_shell(*, version, **options): from_python(**options)
-    own = signature(function)
     version = Parameter("version", Parameter.KEYWORD_ONLY, default=False, annotation=_Version)
     from_shell.__signature__ = own.replace(parameters=[*own.parameters.values(), version])
     app.command(name.removeprefix("transfer_"), context_settings=_CONTEXT)(from_shell)
@@ -149,7 +166,7 @@ def transfer_compare(
     keep_freed_memory()
     names = dict(recipes=tuple(recipes.split(","))) if recipes is not None else {}
     settings = CompareSettings(
-        **names, seeds=seeds, epochs=epochs, size=size or usual_size(weights),
+        **names, seeds=seeds, epochs=epochs, size=usual_size(weights) if size is None else size,
         batch_size=batch_size, lr=lr, arch=arch, weights=weights, device=device,
         precision=precision)
     how = dict(valid_fraction=valid_fraction, order=order, test_fraction=test_fraction, alike=alike)

@@ -89,7 +89,8 @@ def make_loaders(
 ) -> tuple[DataLoader, DataLoader]:  # train and valid: images (N, 3, size, size) and labels (N,)
     """Make the loaders of both splits: train shuffled and augmented, valid in order and unchanged.
 
-    Raises ValueError for a batch size below 2, classes the spec doesn't know, and an empty split."""
+    Raises ValueError for a batch size below 2, classes the spec doesn't know, an empty split, and an
+    `augment` that is no transform."""
     if batch_size < 2:
         raise ValueError(f"batch_size is {batch_size}; a BN layer can't train on single images, so give 2 or more")
     unknown = sorted(set(table["class"]) - set(spec.class_names))

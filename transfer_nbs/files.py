@@ -31,8 +31,8 @@ def _sync(
     "Wait until a file's content, or a folder's list of names, is on the disk."
     number = os.open(path, os.O_RDONLY)
     try: os.fsync(number)
-    except OSError:
-        if not os.path.isdir(path): raise  # some file systems can't sync a folder, and needn't
+    except OSError as error:  # some file systems can't sync a folder, and needn't
+        if not os.path.isdir(path): raise OSError(error.errno, error.strerror, str(path)) from error
     finally: os.close(number)
 
 def _short(
@@ -65,6 +65,24 @@ def _try_to_write(
     open(part, "xb").close()
     part.unlink(missing_ok=True)
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # only writing ends in these
+
+@contextmanager
+def _naming(
+    path: str | Path, # what is written
+    part: Path | None = None, # where it is made from other files; None: it is made of nothing else
+) -> Iterator[None]:
+    """For a `with` block, let a system error name what is written: many name nothing, or a part of it.
+
+    Errors of the other files stay as they are."""
+    try: yield
+    except OSError as error:
+        def inside(name): return isinstance(name, (str, Path)) and Path(name).is_relative_to(part)
+        full = error.errno in _NO_ROOM and (error.filename is None or inside(error.filename2))
+        ours = part is None or full or inside(error.filename)
+        if not ours or error.errno is None: raise  # no number: not the system's
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
 def is_plain(
     path: str | Path, # where something is to be written
 ) -> bool:
@@ -81,27 +99,29 @@ def write_file(
 ) -> None:
     """Write a file whole or not at all, and to the disk; else what was there stays.
 
-    A kill, a full disk or a power cut changes nothing. Raises OSError where it can't be written."""
+    A kill, a full disk or a power cut changes nothing. Raises OSError, which names it, where it
+    can't be written."""
     if isinstance(content, str): content = content.encode(errors="backslashreplace")
     number = _open_file(path)
     if number is not None:  # opened by its name again, it would be written from its beginning
-        with os.fdopen(os.dup(number), "wb") as file: file.write(content)
+        with _naming(path), os.fdopen(os.dup(number), "wb") as file: file.write(content)
         return
     if not is_plain(path):
-        with open(path, "wb") as file: file.write(content)
+        with _naming(path), open(path, "wb") as file: file.write(content)
         return
-    path = Path(os.path.realpath(path))
-    part = _part(path)
-    try:
-        with open(part, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:
-        with suppress(OSError): part.unlink()
-        raise
-    _sync(path.parent)
+    place = Path(os.path.realpath(path))
+    part = _part(place)
+    with _naming(path):
+        try:
+            with open(part, "xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, place)
+        except BaseException:
+            with suppress(OSError): part.unlink()
+            raise
+    _sync(place.parent)
 
 # %% ../nbs/51_files.ipynb #files-17
 def ensure_folder(
@@ -132,8 +152,9 @@ def write_folder(
     part = _part(path)
     part.mkdir()
     try:
-        write(part)
-        sync_folder(part)
+        with _naming(path, part):
+            write(part)
+            sync_folder(part)
         try: os.rename(part, path)
         except OSError:  # another program was faster
             if not path.exists(): raise
@@ -153,8 +174,9 @@ def replace_folder(
     old = path.with_name(f"{path.name}.old-{secrets.token_hex(4)}")
     part.mkdir()
     try:
-        write(part)
-        sync_folder(part)
+        with _naming(path, part):
+            write(part)
+            sync_folder(part)
         os.rename(path, old)
         try: os.rename(part, path)
         except BaseException:
@@ -358,8 +380,9 @@ def _copy_file(
     "Copy a file whole or not at all; what it holds is on the disk before it has its name."
     part = _part(path)
     try:
-        shutil.copy2(file, part, follow_symlinks=False)
-        if not part.is_symlink(): _sync(part)
+        with _naming(path, part):
+            shutil.copy2(file, part, follow_symlinks=False)
+            if not part.is_symlink(): _sync(part)
         os.replace(part, path)
     except BaseException:
         with suppress(OSError): part.unlink()

@@ -41,7 +41,7 @@ def choose_settings(
     winner, record = read_winner(run)
     said = record["settings"]
     for option in _DECIDED:
-        if given.get(option, said[option]) == said[option]: continue
+        if option not in given or given[option] == said[option]: continue
         raise ValueError(
             f"{option} is {given[option]}, but {run} compared with {said[option]}, and another may have won "
             f"with yours: leave --{option.replace('_', '-')} out, or compare anew")
@@ -106,7 +106,7 @@ def fit_folder(
     for place in filter(None, (out, extras.tensorboard)): check_outside(place, folder)
     settings, record = choose_settings(recipe, run, given)
     how = {name: value for name, value in how.items() if value is not None}
-    table = read_parts(folder, **{**(record or {}).get("split", {}), **how})
+    table = read_parts(folder, **{**((record or {}).get("split") or {}), **how})
     if record: check_compared(table, folder, run, record)
     print(_describe_fit(settings, table, folder))
     chosen_from = f"{len(record['settings']['recipes'])} recipes" if recipe == "best" else ""

@@ -21,6 +21,16 @@ from .files import check_writable, csv_value, write_file
 TABLES = ("split.csv", "results.csv", "summary.csv", "compare.png")
 
 # %% ../nbs/67_run_folder.ipynb #cell-20
+def _is_whole(record: object) -> bool:
+    "Whether a record has its parts, each of the kind that others read."
+    if not isinstance(record, dict): return False
+    if not all(isinstance(record.get(part), dict) for part in ("settings", "data")): return False
+    kinds = dict(computing=dict, split=dict, environment=(dict, str))
+    for part, kind in kinds.items():
+        if record.get(part) is not None and not isinstance(record[part], kind): return False
+    return all(isinstance(fact, str | int) for fact in (record.get("computing") or {}).values())
+
+
 def read_record(
     out: str | Path,  # folder of a comparison
 ) -> dict | None:  # what its run.json says; None: there is none
@@ -28,9 +38,7 @@ def read_record(
     try: record = json.loads((Path(out) / "run.json").read_bytes())
     except FileNotFoundError: return None
     except (ValueError, RecursionError): record = None
-    whole = isinstance(record, dict)
-    for part in ("settings", "data"): whole = whole and isinstance(record.get(part), dict)
-    if not whole:
+    if not _is_whole(record):
         remedy = "choose another --out, or delete it"
         raise ValueError(f"{out}: its run.json is broken, so that it can't go on: {remedy}")
     return record

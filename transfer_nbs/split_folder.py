@@ -22,7 +22,9 @@ def _check_dest(dest: Path, settings: dict, remedy: str) -> None:
     "Raise ValueError where a folder holds anything other than a split with these settings."
     written = dest / "split.json"
     if written.exists():
-        old = json.loads(written.read_text(encoding="utf-8"))
+        try: old = json.loads(written.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError): old = None
+        if not isinstance(old, dict): raise ValueError(f"{written}: is broken; {remedy}")
         old.setdefault("alike", SAME_PICTURE)  # older ones don't name it
         wrong = [name for name, value in settings.items() if old.get(name) != value]
         other = [f"{name} {old.get(name)}, not {settings[name]}" for name in wrong]

@@ -8,6 +8,7 @@ __all__ = ['summarize', 'format_classes', 'write_tables', 'read_winner', 'check_
 # %% ../nbs/71_tables.ipynb #tables-05
 import io
 import textwrap
+from dataclasses import asdict
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -20,6 +21,7 @@ from .files import content_hash, csv_text, write_file
 from .folders import images_digest, split_hash
 from .intervals import accuracy_interval, compare_with_best
 from .run_folder import class_recall, read_record, read_run, valid_classes
+from .settings import LARGEST_COUNT, TrainSettings
 from .weight_files import weights_file
 
 # %% ../nbs/71_tables.ipynb #cell-69
@@ -92,6 +94,19 @@ def write_tables(
     return summary
 
 # %% ../nbs/71_tables.ipynb #tables-41
+def _can_choose(record: dict) -> bool:
+    "Whether settings, data and split of a record are all there, each of the kind that it must be."
+    said, known = record["settings"], asdict(TrainSettings())
+    recipes, seeds, split = said.get("recipes"), said.get("seeds"), record.get("split") or {}
+    named = isinstance(recipes, list) and recipes and all(isinstance(name, str) for name in recipes)
+    counted = isinstance(seeds, int) and 0 < seeds <= LARGEST_COUNT
+    kinds = {name: (int, float) if name == "lr" else type(value) for name, value in known.items()}
+    settled = all(isinstance(said.get(name), kind) for name, kind in kinds.items())
+    shares = dict(order=str, valid_fraction=(int, float), test_fraction=(int, float), alike=int)
+    parted = all(name in shares and isinstance(value, shares[name]) for name, value in split.items())
+    return bool(named and counted and settled and parted and isinstance(record["data"].get("split"), str))
+
+
 def read_winner(
     run: str | Path,  # folder of a finished comparison
 ) -> tuple[str, dict]:  # name of the recipe; what run.json says
@@ -100,9 +115,10 @@ def read_winner(
     if not (run / "run.json").is_file():
         raise ValueError(f"{run}: no comparison there; give the --out of a transfer_compare")
     try: record = read_record(run)
-    except ValueError:
+    except ValueError: record = None
+    if record is None or not _can_choose(record):
         remedy = "run transfer_compare again with another --out"
-        raise ValueError(f"{run}: its run.json is broken; {remedy}") from None
+        raise ValueError(f"{run}: its run.json is broken; {remedy}")
     results, correct = read_run(run)
     missing = ", ".join(name for name in record["settings"]["recipes"] if name not in correct)
     if missing:

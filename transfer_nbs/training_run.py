@@ -51,7 +51,8 @@ def divide_epochs(
     epochs: int,  # to divide among them
 ) -> list[int]:  # epochs of each phase
     "Whole epochs for each phase, in proportion to their shares."
-    if epochs < 1: raise ValueError(f"can't train for {epochs} epochs: use 1 or more")
+    if epochs < 1 or epochs % 1:
+        raise ValueError(f"can't train for {epochs} epochs: use a whole number, 1 or more")
     shares = list(accumulate(phase.share for phase in phases))
     ends = [int(epochs * share / shares[-1] + 1e-9) for share in shares]
     return [end - start for start, end in zip([0, *ends], ends)]
@@ -127,6 +128,7 @@ class TrainingRun:
         options: RunOptions,
         lr: float,  # learning rate of the run
     ):
+        if not 0 <= lr < math.inf: raise ValueError(f"lr is {lr}: it must be a finite number, 0 or more")
         self.model, self.options, self.lr = model, options, lr
         self.device = next(model.parameters()).device
         self.precision = options.precision or choose_precision(self.device)
@@ -195,7 +197,11 @@ class TrainingRun:
         part, batches = self._seen(loader, self.precision)
         start_epoch(loader, len(self.history))
         with frozen_weights_cast(part, self.precision), quick_depthwise(part, self.precision):
-            yield part, batches
+            try: yield part, batches
+            except RuntimeError as error:  # PyTorch is the first to know how many classes there are
+                if "weight tensor should be defined" not in str(error): raise
+                given = f"class_weights has the shape {tuple(self.class_weights.shape)}"
+                raise ValueError(f"{given}: give one number for each class") from None
 
     def evaluating_on(self, loader: DataLoader) -> tuple[nn.Module, Iterable]:
         "What is to be evaluated after an epoch, and on which batches."
