@@ -30,7 +30,7 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
     packages=["transfer_nbs"],
-    package_data={"transfer_nbs": ["weights/*"]},
+    package_data={"transfer_nbs": ["py.typed", "weights/*", "templates/*"]},
     include_package_data=True,
     python_requires=f">={settings['min_python']}",
     install_requires=settings["requirements"].split(),

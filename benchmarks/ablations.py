@@ -15,14 +15,15 @@ import pandas as pd
 import torch
 from fastcore.script import Param, call_parse
 
-from transfer_nbs.backbone import BUNDLED_ARCH, BUNDLED_WEIGHTS, create_body
-from transfer_nbs.compare import check_writable
+from transfer_nbs.backbone import create_body
+from transfer_nbs.named_weights import BUNDLED_ARCH, BUNDLED_WEIGHTS
+from transfer_nbs.files import check_writable
 from transfer_nbs.data import read_folder
 from transfer_nbs.formulas import SHAPES, SURFACES
 from transfer_nbs.pretrain import PretrainSettings, compute_features, linear_probe, pretrain
 from transfer_nbs.console import user_errors
 from transfer_nbs.files import write_file
-from transfer_nbs.training import choose_device, choose_precision, describe_environment
+from transfer_nbs.hardware import choose_device, choose_precision, describe_environment
 
 # Small, because there is little time to learn, and without contrast, which learns colours first and keeps the rest waiting.
 CLASSES, REST = ("shapes", "surfaces"), ("outline", "colours")

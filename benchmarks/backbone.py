@@ -13,14 +13,18 @@ import pandas as pd
 import torch
 from fastcore.script import Param, call_parse
 
-from transfer_nbs.backbone import BUNDLED_ARCH, bundled_weights, create_body
+from transfer_nbs.backbone import create_body
+from transfer_nbs.named_weights import BUNDLED_ARCH, bundled_weights
 from transfer_nbs.clothes import practice_folder
-from transfer_nbs.compare import RECIPES, CompareSettings, accuracy_interval, check_writable, compare_pairs, run_recipe
+from transfer_nbs.compare import CompareSettings, run_recipe
+from transfer_nbs.recipes import RECIPES
+from transfer_nbs.files import check_writable
+from transfer_nbs.intervals import accuracy_interval, compare_pairs
 from transfer_nbs.data import read_folder
 from transfer_nbs.pretrain import card_text, compute_features, linear_probe
 from transfer_nbs.console import user_errors
 from transfer_nbs.files import write_file
-from transfer_nbs.training import describe_environment
+from transfer_nbs.hardware import describe_environment
 
 PRACTICE_SEED = 20261  # a seed that nothing else uses
 SPLITS, SEEDS = 10, 5  # of the probe, and of fine-tuning

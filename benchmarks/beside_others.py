@@ -24,9 +24,10 @@ import torch
 from fastcore.script import Param, call_parse
 from platformdirs import user_cache_path
 
-from transfer_nbs.backbone import bundled_weights, create_body
+from transfer_nbs.backbone import create_body
+from transfer_nbs.named_weights import bundled_weights
 from transfer_nbs.clothes import practice_folder
-from transfer_nbs.compare import check_writable
+from transfer_nbs.files import check_writable
 from transfer_nbs.data import read_folder
 from transfer_nbs.console import user_errors
 from transfer_nbs.files import content_hash

@@ -18,11 +18,12 @@ from fastcore.script import Param, call_parse
 from measuring import measured
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 
-from transfer_nbs import check
-from transfer_nbs.check import check_folder, list_places
+from transfer_nbs import examine
+from transfer_nbs.check import check_folder
 from transfer_nbs.console import user_errors
 from transfer_nbs.duplicates import what_differs
-from transfer_nbs.folders import IMAGE_EXTENSIONS, open_image
+from transfer_nbs.folders import read_layout
+from transfer_nbs.images import open_image
 
 LONG_SIDE, FILES = 500, (1000, 10_000, 100_000)  # pixels of the photographs that speed is measured on; files for which memory is measured
 
@@ -58,7 +59,10 @@ FAINT = {  # name -> how an image is changed so that it shows little, and the ki
 
 def pictures(folder: Path) -> list[Path]:
     "The pictures of a folder's classes."
-    return [folder / place.file for place in list_places(folder)[0] if place.name and Path(place.file).suffix.lower() in IMAGE_EXTENSIONS]
+    found = []
+    for classes in read_layout(folder).images.values():
+        for files in classes.values(): found += files
+    return found
 
 
 def measure_speed(files: list[Path], rounds: int) -> Iterator[dict]:
@@ -70,15 +74,15 @@ def measure_speed(files: list[Path], rounds: int) -> Iterator[dict]:
             path = Path(room) / f"class {number % 2}" / f"{number}.jpg"
             path.parent.mkdir(exist_ok=True)
             image.resize([round(side * scale) for side in image.size], Image.Resampling.LANCZOS).save(path, quality=90)
-        look = check.LOOK
+        look = examine._LOOK
         for turn in range(rounds):
-            for decoded, check.LOOK in (("as far as needed", look), ("whole", 10**6)):
+            for decoded, examine._LOOK in (("as far as needed", look), ("whole", 10**6)):
                 start = time.process_time()
                 with measured() as result: check_folder(room)
                 processor = time.process_time() - start
                 yield dict(long_side=LONG_SIDE, decoded=decoded, round=turn, files=len(files), cores=len(os.sched_getaffinity(0)), seconds=result["seconds"],
                            files_per_second=round(len(files) / result["seconds"], 1), files_per_processor_second=round(len(files) / processor, 1))
-        check.LOOK = look
+        examine._LOOK = look
 
 
 @contextmanager

@@ -11,10 +11,12 @@ from statistics import median
 import pandas as pd
 from fastcore.script import call_parse
 
-from transfer_nbs.compare import RECIPES, CompareSettings, check_writable
-from transfer_nbs.speed import bare_step, images_per_second
+from transfer_nbs.compare import CompareSettings
+from transfer_nbs.recipes import RECIPES
+from transfer_nbs.files import check_writable
+from clock import bare_step, images_per_second
 from transfer_nbs.console import user_errors
-from transfer_nbs.training import Precision, choose_device, choose_precision
+from transfer_nbs.hardware import Precision, choose_device, choose_precision
 
 NETWORKS = (CompareSettings(), CompareSettings(arch="mobilenet_v2", weights="random", size=224))
 

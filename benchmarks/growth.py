@@ -15,10 +15,14 @@ from fastcore.script import call_parse
 from measuring import measured
 
 from transfer_nbs.clothes import make_clothes
-from transfer_nbs.compare import RECIPES, CompareSettings, build_model, check_writable, compare, run_recipe
-from transfer_nbs.data import ImageSpec, make_loaders, read_folder
+from transfer_nbs.compare import CompareSettings, compare, run_recipe
+from transfer_nbs.recipes import RECIPES, build_model
+from transfer_nbs.files import check_writable
+from transfer_nbs.data import make_loaders, read_folder
+from transfer_nbs.views import ImageSpec
 from transfer_nbs.console import user_errors
-from transfer_nbs.training import choose_device, choose_precision, describe_environment, evaluate
+from transfer_nbs.hardware import choose_device, choose_precision, describe_environment
+from transfer_nbs.training import evaluate
 
 AGAINST = ("images", "size", "seeds", "recipes", "memory")
 IMAGES = (1000, 10_000, 100_000)

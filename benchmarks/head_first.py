@@ -11,11 +11,15 @@ from fastcore.script import call_parse
 
 from transfer_nbs.bn_trainable import body_bn_head
 from transfer_nbs.clothes import practice_folder
-from transfer_nbs.compare import PRACTICE_IMAGES, PRACTICE_VALID, CompareSettings, check_writable, train_recipe
+from transfer_nbs.compare import CompareSettings
+from transfer_nbs.compare_command import PRACTICE_IMAGES, PRACTICE_VALID
+from transfer_nbs.recipes import train_recipe
+from transfer_nbs.files import check_writable
 from transfer_nbs.data import read_folder
 from transfer_nbs.console import user_errors
 from transfer_nbs.files import write_file
-from transfer_nbs.training import Phase, Recipe, describe_environment
+from transfer_nbs.hardware import describe_environment
+from transfer_nbs.training import Phase, Recipe
 
 SHARES = (0.01, 0.1)  # of the head's rate, for the body
 HEAD = Phase((None, None, 1.0))

@@ -11,12 +11,16 @@ import torch
 from fastcore.script import call_parse
 from torchvision import models
 
-from transfer_nbs.backbone import colour_statistics, read_weights
-from transfer_nbs.compare import accuracy_interval, check_writable
-from transfer_nbs.data import ImageSpec, make_loaders, read_folder
+from transfer_nbs.weight_files import read_weights
+from transfer_nbs.named_weights import colour_statistics
+from transfer_nbs.files import check_writable
+from transfer_nbs.intervals import accuracy_interval
+from transfer_nbs.data import make_loaders, read_folder
+from transfer_nbs.views import ImageSpec
 from transfer_nbs.console import user_errors
 from transfer_nbs.files import write_file
-from transfer_nbs.training import describe_environment, evaluate
+from transfer_nbs.hardware import describe_environment
+from transfer_nbs.training import evaluate
 
 
 class OldClasses(torch.nn.Module):

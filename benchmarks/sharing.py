@@ -12,11 +12,15 @@ import pandas as pd
 from fastcore.script import Param, call_parse
 
 from transfer_nbs.clothes import practice_folder
-from transfer_nbs.compare import PRACTICE_VALID, RECIPES, CompareSettings, check_recipes, check_writable, compare, read_run, run_recipe
+from transfer_nbs.compare import CompareSettings, compare, run_recipe
+from transfer_nbs.compare_command import PRACTICE_VALID
+from transfer_nbs.recipes import RECIPES, check_recipes
+from transfer_nbs.run_folder import read_run
+from transfer_nbs.files import check_writable
 from transfer_nbs.data import read_folder
 from transfer_nbs.cache import cache_folder
 from transfer_nbs.console import user_errors
-from transfer_nbs.training import choose_device, choose_precision
+from transfer_nbs.hardware import choose_device, choose_precision
 
 
 def forget(*kinds: str) -> None:

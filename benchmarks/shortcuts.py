@@ -11,12 +11,16 @@ import numpy as np
 import pandas as pd
 from fastcore.script import Param, call_parse
 
-from transfer_nbs.bn_eval import FeatureStore
+from transfer_nbs.features import FeatureStore
 from transfer_nbs.clothes import practice_folder
-from transfer_nbs.compare import PRACTICE_VALID, RECIPES, CompareSettings, check_recipes, check_writable, compare_pairs, run_recipe
+from transfer_nbs.compare import CompareSettings, run_recipe
+from transfer_nbs.compare_command import PRACTICE_VALID
+from transfer_nbs.recipes import RECIPES, check_recipes
+from transfer_nbs.files import check_writable
+from transfer_nbs.intervals import compare_pairs
 from transfer_nbs.data import read_folder
 from transfer_nbs.console import user_errors
-from transfer_nbs.training import describe_environment
+from transfer_nbs.hardware import describe_environment
 
 SHORTCUTS = ("bfloat16 instead of float32", "pictures stored at 1.5 times the size instead of whole", "frozen bodies see the same crops for every seed instead of its own",
              "depthwise layers trained another way")

@@ -9,11 +9,14 @@ from fastcore.script import call_parse
 from sharing import forget
 
 from transfer_nbs.clothes import practice_folder
-from transfer_nbs.compare import PRACTICE_IMAGES, PRACTICE_VALID, RECIPES, CompareSettings, check_writable, run_recipe
+from transfer_nbs.compare import CompareSettings
+from transfer_nbs.compare_command import PRACTICE_IMAGES, PRACTICE_VALID
+from transfer_nbs.recipes import RECIPES
+from transfer_nbs.files import check_writable
 from transfer_nbs.data import read_folder
-from transfer_nbs.speed import STAGES, limit_seconds, time_recipe
+from clock import STAGES, limit_seconds, time_recipe
 from transfer_nbs.console import user_errors
-from transfer_nbs.training import choose_device, choose_precision, describe_environment
+from transfer_nbs.hardware import choose_device, choose_precision, describe_environment
 
 
 @call_parse

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))
 EXPORTING = [path for path in NOTEBOOKS if '"#| default_exp ' in path.read_text(encoding="utf-8")]  # the others answer a question, or list words
 GIT = f"{settings['git_url']}/blob/{settings['branch']}"
-PARTS = {"0": "The path", "1": "The path", "2": "The workshop", "3": "Your own images", "4": "Questions", "5": "Machine rooms", "6": "Machine rooms", "9": "Reference"}
+PARTS = {"0": "The path", "1": "The path", "2": "The workshop", "3": "Your own images", "4": "Questions", **dict.fromkeys("5678", "Machine rooms"), "9": "Reference"}
 PICTURE = re.compile(r"!\[[^]]+\]\(([^):]+)\)")  # in the prose, from a file beside the notebooks
 CHART_WHITE = 0.7  # share of white pixels from which a figure is a chart, whose colours may be turned over for dark mode; pictures have less
 

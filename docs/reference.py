@@ -1,6 +1,5 @@
 """The reference pages, taken from the package itself: signatures and errors from its source, meanings from the comments beside the parameters."""
 
-import argparse
 import ast
 import importlib
 import inspect
@@ -10,10 +9,12 @@ import tokenize
 from pathlib import Path
 
 import nbformat
+import typer
 from fastcore.docments import docments
-from fastcore.script import anno_parser
 
 from conf import settings
+
+from transfer_nbs.commands import app
 
 COMMANDS = dict(line.split("=") for line in settings["console_scripts"].split())
 
@@ -176,17 +177,20 @@ def api_pages(
 
 def commands_page() -> str:
     "Every command, from its own description and options."
-    lines = ["# Commands", "", "Each explains itself with `--help`; this page is made from the same source.", ""]
-    for name, where in COMMANDS.items():
-        module, function = where.split(":")
-        target = inspect.unwrap(getattr(importlib.import_module(module), function))
-        parser = anno_parser(target, prog=name)
-        actions = [each for each in parser._actions if argparse.SUPPRESS not in (each.help, each.dest) and each.dest != "help"]
-        places = [{"?": "[{}]", "*": "[{}...]", "+": "{}..."}.get(each.nargs, "{}").format(each.dest.upper()) for each in actions if not each.option_strings]
-        lines += [f"## {name}", "", inspect.cleandoc(target.__doc__), "", "```sh", " ".join([name, *places, "[OPTIONS]"]), "```", "",
+    lines = ["# Commands", "", "Each explains itself with `--help`; this page is made from the same source. Options may be written with underscores too, "
+             "and `python -m transfer_nbs compare` is the same as `transfer_compare`.", ""]
+    group = typer.main.get_command(app)
+    for name in COMMANDS:
+        command = group.commands[name.removeprefix("transfer_")]
+        shown = [each for each in command.params if each.name != "version"]
+        places = [(each.name.upper() + "..." * (each.nargs != 1), each.required) for each in shown if not each.opts[0].startswith("-")]
+        places = [place if required else f"[{place}]" for place, required in places]
+        lines += [f"## {name}", "", inspect.cleandoc(command.help), "", "```sh", " ".join([name, *places, "[OPTIONS]"]), "```", "",
                   "| option | default | meaning |", "|---|---|---|"]
-        for action in actions:
-            default = "" if action.default is None or action.default is False or not action.option_strings else str(action.default).replace(",", ", ")
-            lines.append(f"| {code(', '.join(action.option_strings) or action.dest.upper())} | {code(default)} | {meaning(str(action.help).split(' (default: ')[0])} |")
+        for each in shown:
+            default = "" if each.default in (None, "") or each.default is False else str(each.default).replace(",", ", ")
+            if isinstance(each.show_default, str): default = each.show_default
+            said = ", ".join(each.opts) if each.opts[0].startswith("-") else each.name.upper()
+            lines.append(f"| {code(said)} | {code(default)} | {meaning(each.help)} |")
         lines.append("")
     return "\n".join(lines)

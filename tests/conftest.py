@@ -7,6 +7,13 @@ import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # two tests run at a time; before torch
 import transfer_nbs  # noqa: F401  before torch, whose threads then wait without spinning
+from bundles import copy, figures, inbox, saved, trained  # noqa: F401  fixtures
+
+
+def pytest_collection_modifyitems(items):
+    "Whatever opens a browser has the marker `browser`."
+    for item in items:
+        if {"browser", "chromium"} & set(item.fixturenames): item.add_marker("browser")
 
 
 @pytest.fixture(scope="session")

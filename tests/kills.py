@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-MODULES = "split clothes check compare your_images bundle formulas pretrain".split()
+MODULES = "split clothes check commands compare_command predict fit_command bundle formulas pretrain".split()
 LATER = "scipy.stats statsmodels.stats.multitest captum.attr cleanlab.filter IPython.display".split()  # what the package imports where it is needed
 COMPILERS = ("cc", "gcc", "clang")
 PLAN = struct.Struct("5q1024s1024s1024s")  # `struct plan` of kills.c
@@ -266,7 +266,7 @@ class Commands:
 
     def run(
         self,
-        script: str,  # what the command's own script does, such as "from transfer_nbs.split import transfer_split; transfer_split()"
+        script: str,  # what the command's own script does, such as "from transfer_nbs.commands import main; main('split')"
         *arguments: str,  # of the command line
         area: Path,  # what to watch
         environment: dict[str, str] | None = None,  # what to set in it beside what is set here

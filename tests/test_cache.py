@@ -13,12 +13,13 @@ import torch
 import torchvision
 
 import transfer_nbs.cache as cache
-from transfer_nbs.cache import DIGESTS, cached
+from transfer_nbs.cache import _DIGESTS, cached
 from transfer_nbs.clothes import make_clothes
-from transfer_nbs.compare import RECIPES, CompareSettings, train_recipe
+from transfer_nbs.compare import CompareSettings
+from transfer_nbs.recipes import RECIPES, train_recipe
 from transfer_nbs.data import read_folder
 
-MEASURED = lambda device: {"float32": 1, "float32 channels_last": 2, "bfloat16 channels_last": 3}  # seconds
+MEASURED = lambda device: {"float32": 1, "bfloat16": 2}  # seconds
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +32,14 @@ def settings(tmp_path_factory):
     torch.manual_seed(0)
     weights = tmp_path_factory.mktemp("weights") / "random.pth"
     torch.save(torchvision.models.shufflenet_v2_x0_5().state_dict(), weights)
-    return CompareSettings(recipes=("bn_eval",), seeds=1, epochs=1, size=32, arch="shufflenet_v2_x0_5", weights=str(weights), device="cpu", precision="float32")
+    return CompareSettings(recipes=("bn_eval",), seeds=1, epochs=1, size=32, arch="shufflenet_v2_x0_5", weights=str(weights), device="cpu")
 
 
 @pytest.fixture(autouse=True)
 def root(tmp_path, monkeypatch) -> Path:
     "An empty cache; and how fast the machine is doesn't decide how it computes."
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("transfer_nbs.training._measure_precisions", MEASURED)
+    monkeypatch.setattr("transfer_nbs.hardware._measure_precisions", MEASURED)
     return tmp_path / "cache" / "transfer_nbs" / "computed"
 
 
@@ -58,7 +59,7 @@ def first(train, tmp_path_factory):
     folder = tmp_path_factory.mktemp("first")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
-        patch.setattr("transfer_nbs.training._measure_precisions", MEASURED)
+        patch.setattr("transfer_nbs.hardware._measure_precisions", MEASURED)
         return train(), folder / "transfer_nbs" / "computed"
 
 
@@ -107,7 +108,7 @@ def entries(root): return sorted(path for path in root.iterdir() if not path.nam
 
 
 def damage(entry: Path, which: int, how: str) -> None:
-    files = [path for path in sorted(entry.iterdir()) if path.name != DIGESTS]
+    files = [path for path in sorted(entry.iterdir()) if path.name != _DIGESTS]
     DAMAGES[how](files[which % len(files)])
 
 
@@ -116,7 +117,7 @@ def damage(entry: Path, which: int, how: str) -> None:
 def test_damaged_entries_heal(how, which, filled, train, expected):
     "In every entry a file is damaged; the next program computes the same, to the bit, and leaves the cache sound."
     before = [path.name for path in entries(filled)]
-    assert {name.split("-")[0] for name in before} == {"hashes", "looks", "precision", "ranges", "pictures", "features"}
+    assert {name.split("-")[0] for name in before} == {"hashes", "looks", "numbers", "ranges", "pictures", "features"}
     for entry in entries(filled): damage(entry, which, how)
     assert train() == expected
     assert [path.name for path in entries(filled)] == before
@@ -124,7 +125,7 @@ def test_damaged_entries_heal(how, which, filled, train, expected):
     assert all(map(cache._is_sound, entries(filled)))
 
 
-@pytest.mark.parametrize("kind", ["hashes", "looks", "precision", "ranges", "pictures", "features"])
+@pytest.mark.parametrize("kind", ["hashes", "looks", "numbers", "ranges", "pictures", "features"])
 def test_one_damaged_entry_heals(kind, filled, train, expected):
     "All others are sound, so that nothing else gives the damage away."
     for entry in filled.glob(f"{kind}-*"): damage(entry, 0, "zeros")
@@ -134,7 +135,7 @@ def test_one_damaged_entry_heals(kind, filled, train, expected):
 @pytest.mark.parametrize("how", DIGEST_DAMAGES)
 def test_damaged_digests_heal(how, filled, train, expected):
     for entry in entries(filled):
-        (entry / DIGESTS).write_text(DIGEST_DAMAGES[how]((entry / DIGESTS).read_text()))
+        (entry / _DIGESTS).write_text(DIGEST_DAMAGES[how]((entry / _DIGESTS).read_text()))
         damage(entry, 0, "zeros")
     assert train() == expected
     cache._checked.clear()

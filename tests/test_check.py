@@ -15,7 +15,7 @@ import pytest
 from PIL import ExifTags, Image, ImageDraw, ImageFilter, ImageOps
 from test_commands import REAL, assert_one_line_error, run
 
-from transfer_nbs import check
+from transfer_nbs import check, commands, examine
 from transfer_nbs.files import claim
 
 
@@ -53,6 +53,9 @@ def checked(folder: Path, tmp_path: Path, *options) -> tuple:
     assert "Traceback" not in done.stderr and done.returncode in (0, 1), done.stderr
     assert state(folder) == before
     return done, pd.read_csv(tmp_path / "report.csv", keep_default_na=False, dtype=str), json.loads((tmp_path / "report.json").read_text())
+
+
+COLUMNS = ["level", "kind", "file", "class", "split", "detail", "other_file", "other_class", "other_split", "what_to_do"]
 
 
 def chunk(name: bytes, content: bytes) -> bytes:
@@ -98,7 +101,7 @@ def troubled(tmp_path):
     os.symlink(tmp_path / "gone.jpg", folder / cats / "link.jpg")
     os.mkfifo(folder / cats / "pipe.jpg")
     kinds |= {cats + "link.jpg": "unreadable", cats + "pipe.jpg": "no picture"}
-    with open(folder / cats / "huge.jpg", "wb") as file: file.truncate(check.IN_MEMORY + 10**6)
+    with open(folder / cats / "huge.jpg", "wb") as file: file.truncate(examine._IN_MEMORY + 10**6)
     kinds[cats + "huge.jpg"] = "broken"
 
     save(picture(49), tmp_path / "other.jpg")
@@ -155,7 +158,7 @@ def test_every_kind_of_file_gets_its_line(troubled, tmp_path):
     found = kinds_found(pd.DataFrame(report["findings"]))
     for name, kind in kinds.items(): assert found.get(name, set()) == ({kind} if kind else set()), (name, kind, found.get(name))
     assert set(found) == {name for name, kind in kinds.items() if kind} | {f"train/cats/{number:03d}.jpg" for number in (0, 1, 2, 3, 4)} | {""}
-    assert report["findings"][0]["kind"] == "leak" and list(table) == check.COLUMNS and len(table) == len(report["findings"])
+    assert report["findings"][0]["kind"] == "leak" and list(table) == COLUMNS and len(table) == len(report["findings"])
     for kind in set(kinds.values()) - {None}: assert f"{kind} (" in done.stdout, kind
     assert "\x1b" not in done.stdout
     assert report["files"] == sum(1 for path in folder.rglob("*") if not path.is_dir() and path.name[0] != ".")
@@ -166,7 +169,7 @@ def test_each_file_is_opened_once(troubled, monkeypatch):
     def counting(path, mode):
         opened.append(path)
         return open(path, mode)
-    monkeypatch.setattr(check, "open", counting, raising=False)
+    monkeypatch.setattr(examine, "open", counting, raising=False)
     check.check_folder(troubled[0])
     assert len(opened) == len(set(opened)) > 100
 
@@ -216,7 +219,7 @@ def test_quarantine_and_back(troubled, tmp_path):
     before, dest = state(folder), tmp_path / "bad"
     done = run("transfer_check", folder, "--quarantine", dest)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    gone = {name for name, kind in kinds.items() if kind in check.UNDECODABLE}
+    gone = {name for name, kind in kinds.items() if kind in examine.UNDECODABLE}
     assert {os.fsdecode(name) for name in set(before) - set(state(folder))} == gone
     assert all((dest / name).is_file() for name in gone)
     assert "moved.jsonl" in done.stdout
@@ -399,6 +402,61 @@ def test_a_quarantine_killed_anywhere_is_gone_on_with(disks, broken, tmp_path, m
     assert 10 < last < 199
 
 
+@pytest.fixture
+def moved(broken, tmp_path):
+    "The list of a quarantine, and another folder with the same classes."
+    check.quarantine_files(*broken, tmp_path / "bad")
+    return tmp_path / "bad/moved.jsonl", draw(tmp_path / "other", each=4)
+
+
+def test_a_list_is_restored_to_its_own_folder_alone(broken, moved, tmp_path):
+    (folder, findings), (listed, other) = broken, moved
+    before = [state(place) for place in (tmp_path / "bad", folder, other)]
+    assert_one_line_error(run("transfer_check", other, "--restore", listed), listed, f"lists files of {folder}, not of {other}", "give that folder, or rename it")
+    (other / "cats/a.jpg").write_bytes(b"no picture")
+    assert_one_line_error(run("transfer_check", other, "--quarantine", listed.parent), listed, "choose another folder for what is moved")
+    with pytest.raises(ValueError, match="choose another folder"): check.quarantine_files(other, findings, listed.parent)
+    (other / "cats/a.jpg").unlink()
+    now = [state(place) for place in (tmp_path / "bad", folder, other)]
+    assert [{name: facts[2] for name, facts in found.items()} for found in now] == [{name: facts[2] for name, facts in found.items()} for found in before]
+    (tmp_path / "link").symlink_to(folder)
+    assert check.restore_files(listed, tmp_path / "link") == ["cats/a.jpg", "cats/b.jpg", "dogs/inner/c.jpg"]
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_renamed_folder_and_an_older_list_are_taken(older, broken, moved, tmp_path):
+    "A list of an earlier version names no folder; more is added to it, and what it lists isn't listed twice."
+    (folder, _), (listed, _) = broken, moved
+    if older: listed.write_text("".join(json.dumps({name: value for name, value in json.loads(line).items() if name != "folder"}) + "\n" for line in listed.read_text().splitlines()))
+    else: folder = folder.rename(tmp_path / "renamed")
+    os.rename(listed.parent / "cats/a.jpg", folder / "cats/a.jpg")  # as if it had been stopped before the move
+    (folder / "dogs/d.jpg").write_bytes(b"no picture")
+    check.quarantine_files(folder, check.check_folder(folder), listed.parent)
+    lines = [json.loads(line) for line in listed.read_text().splitlines()]
+    assert [line["file"] for line in lines] == ["cats/a.jpg", "cats/b.jpg", "dogs/inner/c.jpg", "dogs/d.jpg"] and lines[-1]["folder"] == str(folder)
+    assert len(check.restore_files(listed, folder)) == 4 and not listed.exists()
+
+
+def test_a_file_that_is_gone_is_not_forgotten(broken, moved):
+    folder, (listed, _) = broken[0], moved
+    os.rename(listed.parent / "cats/a.jpg", folder / "cats/a.jpg")  # as if it had been stopped after the first move
+    gone = (listed.parent / "cats/b.jpg").rename(folder.parent / "b.jpg")
+    before = contents(listed.parent), contents(folder)
+    assert_one_line_error(run("transfer_check", folder, "--restore", listed), listed, "lists cats/b.jpg, which is neither in", "put it back or remove its line")
+    assert (contents(listed.parent), contents(folder)) == before
+    gone.rename(listed.parent / "cats/b.jpg")
+    assert check.restore_files(listed, folder) == ["cats/b.jpg", "dogs/inner/c.jpg"] and not contents(listed.parent)
+
+
+def test_a_list_does_not_move_itself(broken, moved):
+    folder, (listed, _) = broken[0], moved
+    renamed, lines = listed.with_name("list"), listed.read_bytes()
+    for path, name in ((listed, "moved.jsonl"), (listed, "./moved.jsonl"), (renamed, "list")):
+        path.write_bytes(lines + json.dumps({"file": name}).encode() + b"\n")
+        with pytest.raises(ValueError, match=r"is not a list .*\(line 4\)"): check.restore_files(path, folder)
+        assert path.exists() and (listed.parent / "cats/a.jpg").exists()
+
+
 def test_half_a_line_of_the_list_is_left_out(broken, tmp_path):
     folder, findings = broken
     moved = check.quarantine_files(folder, findings, tmp_path / "bad")
@@ -456,7 +514,7 @@ def test_reports_and_quarantine_come_before_the_text(broken, tmp_path, monkeypat
         with monkeypatch.context() as patched:
             patched.setattr("builtins.print", closed if failing else lambda *text, **_: said.extend(text))
             patched.setattr(os, "dup2", lambda *_: None)
-            with suppress(SystemExit): check.transfer_check(str(odd), csv=str(tmp_path / "report\x1b.csv"), json=str(tmp_path / "report.json"), quarantine=str(tmp_path / "bad\x1b"))
+            with suppress(SystemExit): commands.transfer_check(str(odd), csv=str(tmp_path / "report\x1b.csv"), json=str(tmp_path / "report.json"), quarantine=str(tmp_path / "bad\x1b"))
         assert (tmp_path / "report\x1b.csv").exists() and (tmp_path / "report.json").exists() and (tmp_path / "bad\x1b/moved.jsonl").exists()
     assert len(said) > 4 and not any("\x1b" in text for text in said)
 

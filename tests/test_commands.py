@@ -1,11 +1,13 @@
 """The commands, driven from outside as a user does: on small data, end to end, and with everything that users get wrong."""
 
+import inspect
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -13,8 +15,22 @@ import pytest
 import torch
 from PIL import Image
 
+from transfer_nbs.backbone import feature_count
 from transfer_nbs.cache import cache_folder
-from transfer_nbs.training import choose_precision
+from transfer_nbs.check import run_check
+from transfer_nbs.checkpoint import FitSettings
+from transfer_nbs.clothes import make_clothes
+from transfer_nbs.commands import (RECIPE_NAMES, app, main, transfer_check, transfer_clothes, transfer_compare, transfer_fit,
+                                   transfer_predict, transfer_pretrain, transfer_split)
+from transfer_nbs.compare import CompareSettings
+from transfer_nbs.console import user_errors
+from transfer_nbs.data import read_folder
+from transfer_nbs.hardware import choose_precision
+from transfer_nbs.predict import predict_files
+from transfer_nbs.pretrain import PretrainSettings
+from transfer_nbs.recipes import RECIPES
+from transfer_nbs.settings import TrainSettings
+from transfer_nbs.split_folder import split_folder
 
 BIN = Path(sys.executable).parent
 REAL = Path(__file__).resolve().parent.parent.parent / "shared" / "real"
@@ -165,6 +181,7 @@ def test_compare_refuses_other_settings(compared, clothes):
     assert (out / "results.csv").read_text() == before
 
 
+@pytest.mark.slow
 def test_compare_names_what_is_wrong(clothes, tmp_path):
     out = ["--out", tmp_path / "out"]
     letter = tmp_path / "letter.pth"
@@ -215,14 +232,12 @@ def test_split_is_made_once(clothes, tmp_path):
 
 
 def test_pretrain_goes_on(tmp_path):
-    tiny = ["--surfaces", "6", "--shapes", "5", "--drawings", "10", "--views", "128", "--batch_size", "64", "--size", "48"]
+    tiny = ["--surfaces", "6", "--shapes", "5", "--drawings", "5", "--views", "32", "--batch_size", "16", "--size", "48"]
     assert run("transfer_pretrain", "--out", tmp_path / "a", *tiny).returncode == 0
     card = json.loads((tmp_path / "a" / "resnet18_formulas.json").read_text())
-    assert card["settings"]["shapes"] == 5 and card["views"] == 128 and 0 <= card["log"][-1]["source_accuracy"] <= 1
+    assert card["settings"]["shapes"] == 5 and card["views"] == 32 and 0 <= card["log"][-1]["source_accuracy"] <= 1
     assert (tmp_path / "a" / "resnet18_formulas.safetensors").stat().st_size < 25e6
     assert_one_line_error(run("transfer_pretrain", "--out", tmp_path / "a", *tiny, "--seed", "1"), "seed")
-    assert_one_line_error(run("transfer_pretrain", "--out", tmp_path / "b", *tiny, "--batch_size", "256"), "views is 128: give 256 or more")
-    assert not (tmp_path / "b").exists()
 
 
 @pytest.mark.skipif(not (REAL / "hymenoptera").is_dir(), reason=f"the real photographs are not at {REAL}")
@@ -234,3 +249,183 @@ def test_real_photographs_with_imagenet_weights(tmp_path):
     assert "imageNotFound.gif" in done.stderr
     summary = pd.read_csv(tmp_path / "out" / "summary.csv")
     assert summary["mean"][0] >= 0.94
+
+
+# Reading the command line
+
+COMMANDS = [each.name for each in app.registered_commands]
+HEAVY = {"torch", "torchvision", "pandas", "matplotlib", "scipy", "PIL", "numpy"}
+
+
+def module(*arguments, **options):
+    "Run `python -m transfer_nbs`."
+    return subprocess.run([sys.executable, "-m", "transfer_nbs", *map(str, arguments)], capture_output=True, text=True, **options)
+
+
+@pytest.mark.parametrize("name", [*COMMANDS, ""])
+def test_help_and_version_load_no_library(name):
+    "Each answers before PyTorch would be loaded, by its own script and as a module."
+    script = "import json, sys; from transfer_nbs.commands import main; main(arguments=sys.argv[1:]); json.dump([*sys.modules], sys.stderr)"
+    place = [name] if name else []
+    for option in ("--help", "-h", "--version"):
+        done = subprocess.run([sys.executable, "-c", script, *place, option], capture_output=True, text=True)
+        assert done.returncode == 0 and not HEAVY & set(json.loads(done.stderr)), done.stderr
+        answers = [module(*place, option)] + ([run(f"transfer_{name}", option)] if name else [])
+        for answer in answers: assert (answer.returncode, answer.stderr) == (0, "")
+        if option == "--version": assert {answer.stdout for answer in answers} == {f"transfer_nbs {version('transfer_nbs')}\n"}
+        else: assert all(answer.stdout.startswith(("Usage: transfer_", "Usage: python -m transfer_nbs")) for answer in answers)
+
+
+def test_help_is_for_a_terminal():
+    "No line is wider than it, no option is missing, and where the pipe was closed nothing is said."
+    for name in COMMANDS:
+        lines = module(name, "--help").stdout.splitlines()
+        assert max(map(len, lines)) <= 80
+        own = inspect.signature(globals()[f"transfer_{name}"]).parameters
+        assert "".join(lines).count("  --") >= sum(value.default is not inspect.Parameter.empty for value in own.values()) - 1
+    late = f"(sleep 0.5; {BIN / 'transfer_compare'} --help; echo $? >&2) | true"
+    assert subprocess.run(["bash", "-c", late], capture_output=True, text=True).stderr == "141\n"
+
+
+def test_hyphens_and_underscores_are_one(clothes, tmp_path):
+    "In any option, with a space or with =; what follows a bare -- is not touched."
+    (tmp_path / "--my_images").symlink_to(clothes)
+    ways = dict(hyphen=["--valid-fraction", "0.3"], underscore=["--valid_fraction", "0.3"], equals=["--valid_fraction=0.3"])
+    tables = {}
+    for way, options in ways.items():
+        done = subprocess.run([BIN / "transfer_split", *options, "--", "--my_images", f"to_{way}"], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        tables[way] = (tmp_path / f"to_{way}" / "split.csv").read_text()
+    assert len(set(tables.values())) == 1 and tables["hyphen"].count(",valid,") == 18
+
+
+def test_module_does_what_the_script_does(clothes, tmp_path):
+    by_module, by_script = module("split", clothes, tmp_path / "a"), run("transfer_split", clothes, tmp_path / "b")
+    assert by_module.returncode == by_script.returncode == 0
+    assert by_module.stdout.replace(str(tmp_path / "a"), "") == by_script.stdout.replace(str(tmp_path / "b"), "")
+    assert_one_line_error(module("split", tmp_path / "gone", tmp_path / "c"), "transfer_split: ", tmp_path / "gone")
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["transfer_compare", "--epoch", "3"], ["transfer_compare: no such option: --epoch", "--epochs"]),
+    (["transfer_compare", "--batch_sise", "3"], ["no such option: --batch-sise", "--batch-size"]),
+    (["transfer_compare", "--a\x1b[2J\nb"], ["no such option", r"\x1b[2J"]),
+    (["transfer_compare", "--seeds", "three"], ["--seeds"]),
+    (["transfer_compare", "--batch_size=2.5"], ["--batch-size"]),
+    (["transfer_compare", "--lr", "a\x1b[2J"], ["--lr"]),
+    (["transfer_compare", "--lr"], ["--lr", "argument"]),
+    (["transfer_compare", "a", "b\x1b"], ["transfer_compare: ", "extra argument", r"b\x1b"]),
+    (["transfer_compare", "--verbose=1"], ["--verbose", "value"]),
+    (["transfer_check"], ["transfer_check: missing argument", "FOLDER"]),
+    (["transfer_fit", "--recipe", "bn_eval"], ["transfer_fit: missing argument", "FOLDER"]),
+    (["transfer_predict", "bundle"], ["transfer_predict: missing argument", "IMAGES"]),
+    (["transfer_split", "a", "b", "c"], ["transfer_split: ", "c"]),
+    (["transfer_clothes", "a", "--n", "many"], ["--n"]),
+    (["transfer_pretrain", "a"], ["transfer_pretrain: ", "a"]),
+    ([None, "campare"], ["transfer_nbs: no command 'campare': did you mean compare?"]),
+    ([None, "transfer_fits"], ["did you mean fit?"]),
+    ([None, "\x1b[2J"], ["transfer_nbs: no command", "compare, check, fit"]),
+    ([None, "--vershion"], ["transfer_nbs: no such option: --vershion"]),
+    ([None, "split", "--mood", "copy"], ["transfer_split: no such option: --mood", "--mode"])])
+def test_typing_errors_are_one_line(arguments, words):
+    "On standard error, with exit status 2, and nothing that a terminal would obey."
+    name, *rest = arguments
+    done = run(name, *rest) if name else module(*rest)
+    assert_one_line_error(done, *words)
+    assert done.stdout == "" and done.stderr.strip().isprintable()
+
+
+# What can't be, refused before anything is written
+
+def refused(capsys, command, *arguments) -> str:
+    "The one line with which a command refuses, within this process."
+    with pytest.raises(SystemExit) as stop: main(command, [str(argument) for argument in arguments])
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert stop.value.code == 2 and len(lines) == 1, lines
+    return lines[0]
+
+
+class OutOfMemoryError(RuntimeError): "Named as PyTorch's is."
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OutOfMemoryError("CUDA"), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")])
+def test_too_little_memory_is_one_line(error, capsys):
+    def fail(): raise error
+    with pytest.raises(SystemExit) as stop, user_errors("transfer_fit"): fail()
+    assert (stop.value.code, capsys.readouterr().err) == (2, "transfer_fit: not enough memory: try a smaller --size or --batch-size\n")
+
+
+def test_another_error_of_pytorch_keeps_its_traceback():
+    def fail(): raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    with pytest.raises(RuntimeError, match="mat1"), user_errors("transfer_fit"): fail()
+
+
+def test_an_image_that_memory_cannot_hold():
+    "It is not said to need a larger size, as an image that is too small for a network does."
+    class Hungry(torch.nn.Conv2d):
+        def forward(self, images): raise RuntimeError("can't allocate memory")
+    with pytest.raises(RuntimeError, match="can't allocate memory"): feature_count(Hungry(3, 4, 3), size=32)
+
+
+@pytest.mark.parametrize("name, number", [("seeds", 99999999999999999999), ("epochs", 10**26), ("batch-size", 10**26), ("size", 10**26), ("seeds", 1_000_001)])
+def test_far_too_large_numbers_are_refused(name, number, capsys, tmp_path):
+    assert refused(capsys, "compare", tmp_path, f"--{name}", number, "--out", tmp_path / "out") == f"transfer_compare: {name.replace('-', '_')} is {number}: it must be 1000000 or less"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("seed", [10**26, 2**63, -1])
+def test_seeds_that_no_generator_takes(seed, capsys, tmp_path):
+    assert f"seed is {seed}: it must be 0 or more, and below 2**63" in refused(capsys, "fit", tmp_path / "images", "--recipe", "bn_eval", "--seed", seed, "--out", tmp_path / "out")
+    assert FitSettings("bn_eval", seed=2**63 - 1).seed == 2**63 - 1
+
+
+def test_a_size_of_0_is_not_the_usual_one(capsys, tmp_path):
+    assert "size is 0: it must be above 0" in refused(capsys, "compare", tmp_path, "--size", 0, "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize("command, arguments, name", [
+    ("compare", [""], "FOLDER"), ("compare", ["a", "--out", ""], "--out"), ("compare", ["a", "--weights", ""], "--weights"),
+    ("check", ["a", "--csv", ""], "--csv"), ("check", ["a", "--json="], "--json"), ("check", ["a", "--quarantine", ""], "--quarantine"),
+    ("check", ["a", "--mend-leaks", ""], "--mend-leaks"), ("check", ["a", "--restore", ""], "--restore"),
+    ("fit", ["a", "--from="], "--from"), ("fit", ["a", "--from-run", ""], "--from"), ("fit", ["a", "--tensorboard", ""], "--tensorboard"),
+    ("predict", ["", "a.png"], "BUNDLE"), ("predict", ["a", "b.png", ""], "IMAGES"), ("predict", ["a", "b.png", "--csv", ""], "--csv"),
+    ("split", ["", "a"], "SOURCE"), ("split", ["a", ""], "DEST"), ("clothes", [""], "DEST"), ("pretrain", ["--out", ""], "--out")])
+def test_empty_paths_are_refused(command, arguments, name, capsys, tmp_path, monkeypatch):
+    "As a variable of a shell gives them that isn't set."
+    monkeypatch.chdir(tmp_path)
+    assert refused(capsys, command, *arguments) == f"transfer_{command}: {name} is empty: give a path"
+    assert not list(tmp_path.iterdir())
+
+
+def test_empty_text_that_is_no_path(capsys, tmp_path):
+    "Of --without it is the default."
+    assert "views is 0" in refused(capsys, "pretrain", "--without", "", "--views", 0, "--out", tmp_path / "out")
+    assert "give drawn or kaggle" in refused(capsys, "clothes", tmp_path / "out", "--source", "")
+
+
+def defaults(function): return {name: value.default for name, value in inspect.signature(function).parameters.items() if value.default is not inspect.Parameter.empty}
+
+
+def test_defaults_are_those_of_the_package():
+    "What a command takes without an option is what the function behind it takes."
+    settings, given = TrainSettings(), defaults(transfer_compare)
+    for name in "epochs batch_size lr arch weights device precision".split(): assert given[name] == getattr(settings, name)
+    assert given["size"] is given["recipes"] is None and given["seeds"] == CompareSettings().seeds
+    assert RECIPE_NAMES == tuple(RECIPES) == CompareSettings().recipes
+    for name in "order test_fraction alike".split(): assert given[name] == defaults(read_folder)[name]
+    fitted = FitSettings(recipe="bn_eval")
+    own = {name: value for name, value in defaults(transfer_fit).items() if value is not None}
+    assert own == dict(recipe="best", out="runs/bundle", onnx=False, **{name: getattr(fitted, name) for name in ("seed", "balance", "patience")})
+    behind = {transfer_split: split_folder, transfer_predict: predict_files, transfer_check: run_check, transfer_clothes: make_clothes}
+    for command, function in behind.items():
+        shared = set(defaults(command)) & set(defaults(function))
+        assert shared and {name: defaults(command)[name] for name in shared} == {name: defaults(function)[name] for name in shared}
+    for name, value in defaults(transfer_pretrain).items():
+        if name not in ("out", "device"): assert value == getattr(PretrainSettings(), name)
+
+
+def test_help_says_the_defaults():
+    said = " ".join(module("fit", "--help").stdout.split())
+    for name in ("epochs", "batch_size", "lr", "arch", "weights"): assert f"as in --from, else {getattr(TrainSettings(), name)}" in said
+    said = " ".join(module("compare", "--help").stdout.split())
+    assert all(name in said for name in RECIPES)

@@ -2,10 +2,13 @@
 
 import json
 import os
+import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from unittest.mock import patch
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,13 +16,19 @@ import torch
 from PIL import Image
 
 from transfer_nbs.bundle import make_bundle
-from transfer_nbs.compare import (RECIPES, CompareSettings, expected_work, plot_compare, read_record, read_result, read_run, seconds_left,
-                                  train_recipe, transfer_compare, write_tables)
+from transfer_nbs.chart import conclusion, format_table, plot_compare
+from transfer_nbs.commands import transfer_compare
+from transfer_nbs.compare import CompareSettings, compare, run_recipe
+from transfer_nbs.recipes import BASELINES, RECIPES, train_recipe
+from transfer_nbs.run_folder import read_record, read_result, read_run
+from transfer_nbs.time_left import expected_work, seconds_left
 from transfer_nbs.data import read_folder
 from transfer_nbs.files import claim
-from transfer_nbs.training import DivergedError, choose_precision
-from transfer_nbs.your_images import read_winner
+from transfer_nbs.hardware import choose_precision
+from transfer_nbs.training_run import DivergedError
+from transfer_nbs.tables import read_winner, summarize, write_tables
 
+ROOT = Path(__file__).parents[1]
 SMALL = dict(recipes="bn_eval,random_features", seeds=1, epochs=1, size=32, device="cpu", order="first")
 SETTINGS = CompareSettings(recipes=("bn_eval", "random_features"), seeds=1, epochs=1, size=32, device="cpu")
 
@@ -127,8 +136,8 @@ def test_begun_by_a_version_that_kept_less(images, finished, stopped, capsys, tm
 def test_the_choice_of_numbers_never_flips(images, stopped, finished):
     "Measured again, the other precision would win; the comparison goes on as it began."
     begun = read_record(finished)["computing"]
-    slow, fast = (dict(zip(("float32", "float32 channels_last", "bfloat16 channels_last"), times)) for times in ((1.0, 2.0, 3.0), (3.0, 2.0, 1.0)))
-    with patch("transfer_nbs.training.measured_precisions", lambda device: slow if begun["numbers"] == "bfloat16" else fast):
+    slow, fast = dict(float32=1.0, bfloat16=3.0), dict(float32=3.0, bfloat16=1.0)
+    with patch("transfer_nbs.hardware.measured_precisions", lambda device: slow if begun["numbers"] == "bfloat16" else fast):
         assert str(choose_precision(torch.device("cpu")).dtype) != f"torch.{begun['numbers']}"
         transfer_compare(str(images), **SMALL, out=str(stopped))
     assert answers(stopped) == answers(finished) and read_record(stopped)["computing"] == begun
@@ -192,7 +201,7 @@ def test_stopped_by_the_user(images, finished, capsys, tmp_path):
 
 
 def test_a_full_disk_says_how_to_go_on(images, stopped, capsys):
-    from transfer_nbs import compare as module
+    from transfer_nbs import runs as module
     write_file = module.write_file
     def full(path, content):
         if "runs" in str(path.parent.name): raise OSError(28, "No space left on device")
@@ -287,5 +296,77 @@ def test_the_commonest_class_stands_beside_the_accuracies(capsys, tmp_path):
     (_, correct), summary = read_run(out), pd.read_csv(out / "summary.csv").set_index("recipe")
     rare = np.array([file.startswith("rare") for file in pd.read_csv(out / "split.csv").query("split == 'valid'")["file"]])
     for name, right in correct.items(): assert summary.balanced_accuracy[name] == pytest.approx((right[:, rare].mean() + right[:, ~rare].mean()) / 2)
-    with patch("transfer_nbs.compare.plot_compare", wraps=plot_compare) as plot: write_tables(out)
+    with patch("transfer_nbs.tables.plot_compare", wraps=plot_compare) as plot: write_tables(out)
     assert plot.call_args.kwargs["commonest"] == pytest.approx(0.9)
+
+
+# Settings, runs and tables
+
+
+def test_settings_that_cannot_work_are_refused():
+    for wrong, words in ((dict(recipes=("bn_evil",)), "unknown recipe 'bn_evil': did you mean bn_eval?"), (dict(seeds=0), "seeds is 0: it must be above 0"),
+                         (dict(size=16), "size is 16: most networks divide it by 32")):
+        with pytest.raises(ValueError, match=re.escape(words)): CompareSettings(**wrong)
+
+
+def test_a_run_that_diverges_keeps_what_it_has(images):
+    table = read_folder(images)
+    lost = run_recipe(RECIPES["bn_trainable"], replace(SETTINGS, lr=1e30), table, images)
+    assert "no finite number after epoch 1 at learning rate 1e+30: try a smaller --lr" in lost["diverged"]
+    assert lost["history"][-1]["valid_loss"] is None and len(lost["correct"]) == (table["split"] == "valid").sum()
+    json.dumps(lost, allow_nan=False)
+    assert "diverged" not in run_recipe(RECIPES["bn_eval"], SETTINGS, table, images)
+
+
+def test_a_finished_comparison_goes_on_nowhere(images, finished, tmp_path):
+    "Nothing is left to train, so another number of threads doesn't matter; for a run that is missing it does."
+    out, table, threads = shutil.copytree(finished, tmp_path / "out"), read_folder(images, order="first"), torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        said = []
+        compare(SETTINGS, table, images, out=out, say=said.append)
+        assert said == ["all 2 runs are there already: nothing was left to train"]
+        (out / "runs" / "random_features-0.json").unlink()
+        with pytest.raises(ValueError, match=f"set OMP_NUM_THREADS={threads}"): compare(SETTINGS, table, images, out=out, say=said.append)
+    finally: torch.set_num_threads(threads)
+
+
+def test_columns_of_the_tables(finished):
+    columns = "recipe,seed,valid_accuracy,valid_correct,valid_total,trained_parameters,seconds,images_per_second,peak_memory_mb,balanced_accuracy,diverged"
+    assert (finished / "results.csv").read_text().splitlines()[0] == columns
+    assert (finished / "summary.csv").read_text().splitlines()[0] == "recipe,runs,mean,low,high,errors,seconds,verdict,balanced_accuracy"
+    assert (finished / "compare.png").stat().st_size > 10_000
+    results, correct = read_run(finished)
+    for row in results.itertuples(): assert row.valid_accuracy == pytest.approx(correct[row.recipe][row.seed].mean())
+
+
+def test_recipes_that_diverged_in_table_and_chart():
+    common = np.arange(100) < 93
+    correct = {"lazy": common[None], "keen": np.array([np.arange(100) % 10 > 0])}
+    results = pd.DataFrame(dict(recipe=["lazy", "keen"], seed=0, valid_accuracy=[0.93, 0.9], seconds=1.0, diverged=[True, False]))
+    one, both = summarize(results, correct), summarize(results.assign(diverged=True), correct)
+    assert one.verdict.tolist() == ["diverged", "best"] and conclusion(one) == "keen is left; lazy diverged"
+    assert format_table(one).splitlines()[1].split()[0] == "keen"
+    assert both.verdict.tolist() == ["diverged"] * 2 and conclusion(both) == "every recipe diverged"
+    for summary in (one, both):
+        ax = plot_compare(summary, results, commonest=0.93)
+        assert "dotted" in ax.get_xlabel() and ax.get_xlim()[1] > 0.93
+        plt.close(ax.figure)
+
+
+@pytest.mark.parametrize("run", ["practice", "practice_seed1"])
+def test_table_and_chart_of_the_practice_data(run):
+    "The baselines are far behind, the table fits 100 columns, and the chart says the same in the same order."
+    results, correct = read_run(ROOT / "nbs" / "results" / run)
+    summary, baselines = summarize(results, correct), {recipe.name for recipe in BASELINES}
+    means = summary.set_index("recipe")["mean"]
+    assert means.max() - means[list(baselines)].max() > 0.05 and means.max() < 0.995
+    assert summary.verdict[summary.recipe.isin(baselines)].str.startswith("worse").all()
+    long = summary.assign(recipe=["a_recipe_with_a_name_that_is_far_too_long_to_print", *summary.recipe[1:]])
+    for table in (summary, long): assert max(map(len, format_table(table).splitlines())) <= 100
+    assert format_table(summary).splitlines()[1].split()[-1] == "best"
+    ax = plot_compare(summary, results)
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert names[0] == summary.recipe[summary.verdict == "best"].iloc[0] and set(names[-2:]) == baselines
+    assert ax.get_title(loc="left").replace("\n", " ") == conclusion(summary)
+    plt.close(ax.figure)

@@ -1,6 +1,7 @@
 """From a folder to a bundle: killed at any moment, on a full disk, with other settings, from a comparison, and on real photographs."""
 
 import json
+import math
 import os
 import random
 import resource
@@ -18,14 +19,20 @@ import pytest
 import torch
 from test_commands import BIN, REAL, assert_one_line_error, run
 
-from transfer_nbs.backbone import read_weights
+from transfer_nbs.weight_files import read_weights
 from transfer_nbs.bundle import _digest, load_bundle
 from transfer_nbs.clothes import make_clothes
-from transfer_nbs.compare import RECIPES, CompareSettings, split_hash, train_recipe
+from transfer_nbs.compare import CompareSettings
+from transfer_nbs.recipes import RECIPES, train_recipe
+from transfer_nbs.folders import split_hash
 from transfer_nbs.files import claim
-from transfer_nbs.split import split_folder
-from transfer_nbs.training import DivergedError
-from transfer_nbs.your_images import FitSettings, checkpoint_path, fit_bundle, read_parts, read_winner, transfer_fit
+from transfer_nbs.split_folder import split_folder
+from transfer_nbs.training_run import DivergedError
+from transfer_nbs.bundle import checkpoint_path
+from transfer_nbs.checkpoint import FitSettings
+from transfer_nbs.commands import transfer_compare, transfer_fit
+from transfer_nbs.tables import read_winner
+from transfer_nbs.your_images import fit_bundle, read_parts
 
 KILLS = int(os.environ.get("TRANSFER_KILLS", "3").replace("all", "20"))  # random moments at which a training is killed
 SEED = int(os.environ.get("TRANSFER_SEED", random.SystemRandom().randrange(10**6)))  # of these moments
@@ -88,6 +95,7 @@ def assert_refused(capsys, folder, *words, **options):
 # Killed
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(figures, left_alone, tmp_path):
     "Killed without warning, again and again, it ends in the weights of a run that was left alone."
     print(f"TRANSFER_SEED={SEED}")
@@ -142,12 +150,13 @@ def test_interrupt_finishes_the_epoch(figures, left_alone, tmp_path):
 def test_goes_on_without_room_for_the_cache(figures, table, halfway, left_alone, tmp_path, monkeypatch):
     "Decoded pictures and features were kept on disk when it began, and can't be any more."
     monkeypatch.setattr("transfer_nbs.cache.user_cache_path", lambda name: tmp_path / "cache")
-    monkeypatch.setattr("transfer_nbs.cache.CACHE_GB", 0)
+    monkeypatch.setattr("transfer_nbs.cache._CACHE_GB", 0)
     fit_bundle(SETTINGS, table, figures, out=halfway, say=lambda line: None)
     assert {path.name.split("-")[0] for path in (tmp_path / "cache" / "computed").iterdir()} <= {"precision"}  # some bytes
     assert_same_weights(halfway, left_alone[0])
 
 
+@pytest.mark.slow
 def test_full_disk_keeps_the_last_checkpoint(figures, table, halfway, left_alone):
     "No file may grow beyond a megabyte, so that the next checkpoint can't be written."
     before = checkpoint_path(halfway).read_bytes()
@@ -169,7 +178,7 @@ def test_full_disk_in_the_end_keeps_the_training(figures, table, halfway, left_a
     with pytest.raises(OSError, match="No space left on device.*the training is kept"): fit_bundle(SETTINGS, table, figures, out=halfway)
     assert not halfway.exists() and torch.load(checkpoint_path(halfway), weights_only=True)["finished"]
     monkeypatch.undo()
-    monkeypatch.setattr("transfer_nbs.your_images.train_recipe", None)  # nothing is left to train
+    monkeypatch.setattr("transfer_nbs.checkpoint.train_recipe", None)  # nothing is left to train
     fit_bundle(SETTINGS, table, figures, out=halfway)
     assert_same_weights(halfway, left_alone[0])
 
@@ -243,8 +252,8 @@ def test_how_it_computes_belongs_to_a_training_and_not_to_a_bundle(figures, tabl
         fit_bundle(replace(SETTINGS, device="auto"), table, figures, out=left_alone[0])
     finally: torch.set_num_threads(threads)
     with pytest.raises(ValueError, match=f"precision {kept['numbers']}, not {other}"): fit_bundle(replace(SETTINGS, precision=other), table, figures, out=left_alone[0])
-    fast, slow = {name: 1.0 if (other in name) else 9.0 for name in ("float32", "float32 channels_last", "bfloat16 channels_last")}, []
-    monkeypatch.setattr("transfer_nbs.training.measured_precisions", lambda device: fast)  # the cache was deleted, and now the other one is faster
+    fast, slow = {name: 1.0 if (other in name) else 9.0 for name in ("float32", "bfloat16")}, []
+    monkeypatch.setattr("transfer_nbs.hardware.measured_precisions", lambda device: fast)  # the cache was deleted, and now the other one is faster
     fit_bundle(SETTINGS, table, figures, out=halfway, say=slow.append)
     assert f"in {kept['numbers']}" in slow[0] and "as it began" in slow[0]
     assert_same_weights(halfway, left_alone[0])
@@ -264,7 +273,7 @@ def test_a_checkpoint_that_is_no_file_is_refused(figures, table, tmp_path):
 @pytest.mark.parametrize("place, words", [("file", "no folder"), ("file/model", "file"), ("/dev/null", "no folder"), ("circle", "no folder"), ("n" * 300, "too long"), ("n" * 250, "too long"), (".", "in use as a whole")])
 def test_places_that_cannot_be_a_bundle_are_refused_first(place, words, figures, table, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("transfer_nbs.your_images.train_recipe", None)
+    monkeypatch.setattr("transfer_nbs.checkpoint.train_recipe", None)
     Path("file").write_text("mine")
     Path("circle").symlink_to("circle")
     assert_refused(capsys, figures, words, **ASKED, out=place)
@@ -304,7 +313,7 @@ def test_a_training_that_diverges_says_so(figures, tmp_path, capsys):
 
 def test_a_training_that_diverges_later_leaves_nothing_in_the_way(figures, table, halfway, monkeypatch):
     def diverges(*_, **__): raise DivergedError("the training loss", epoch=3, lr=0.004, history=[])
-    monkeypatch.setattr("transfer_nbs.your_images.train_recipe", diverges)
+    monkeypatch.setattr("transfer_nbs.checkpoint.train_recipe", diverges)
     with pytest.raises(DivergedError, match=r"after epoch 3 .*smaller --lr.*epoch \d was the best before, and isn't kept"): fit_bundle(SETTINGS, table, figures, out=halfway)
     monkeypatch.undo()
     fit_bundle(replace(SETTINGS, lr=0.001, epochs=1), table, figures, out=halfway, say=lambda line: None)
@@ -326,6 +335,10 @@ def test_bundle_says_what_chose_and_what_judged(figures, table, left_alone):
     assert (answers == rows["class"].to_numpy()).sum() == bundle.results["test"]["correct"]
     card = (out / "README.md").read_text()
     assert "The images called test took no part in any choice" in card and f"Of 4 epochs, number {bundle.settings['kept_epoch']} is kept" in card
+    assert "judge the model by them" in card
+    review, result = (out / "review.html").read_text(encoding="utf-8"), bundle.results["test"]
+    assert f"{result['correct']} of {result['images']}" in review and "<script" not in review and 'src="http' not in review
+    assert sorted(file.name for file in out.iterdir()) == ["README.md", "bundle.json", "model.safetensors", "review.html"]
     assert "took no part in any choice" in said and "which chose" in said
 
 
@@ -346,8 +359,8 @@ def test_how_close_onnx_came_is_said(left_alone, figures, tmp_path, monkeypatch,
     def export(path, images):
         (path / "model.onnx").touch()
         return 1.234e-6
-    monkeypatch.setattr("transfer_nbs.your_images.export_onnx", export)
-    monkeypatch.setattr("transfer_nbs.your_images.check_onnx", lambda: None)
+    monkeypatch.setattr("transfer_nbs.fit_command.export_onnx", export)
+    monkeypatch.setattr("transfer_nbs.fit_command.check_onnx", lambda: None)
     for words in ("on 18 validation images no logit differs by more than 1e-06", "model.onnx is there already"):
         transfer_fit(str(figures), **ASKED, onnx=True, out=str(out))
         assert words in capsys.readouterr().out
@@ -463,6 +476,39 @@ def test_best_is_refused_where_it_does_not_fit(figures, compared, tmp_path, caps
     (tmp_path / "unfinished" / "runs" / "bn_eval-0.json").unlink()
     assert_refused(capsys, figures, "isn't finished (bn_eval to come)", **{**best, "from_run": tmp_path / "unfinished"})
     assert not (tmp_path / "out").exists() and not checkpoint_path(tmp_path / "out").exists()
+
+
+def changed(record: dict, part: str, name: str | None = None, value=None) -> dict:
+    "A record with another value of a part, or of one name in it."
+    return {**record, part: value if name is None else {**record[part], name: value}}
+
+
+@pytest.mark.parametrize("part, name, value", [
+    ("settings", None, {}), ("settings", "recipes", 5), ("settings", "recipes", []), ("settings", "recipes", [5]), ("settings", "seeds", "a"),
+    ("settings", "seeds", 10**20), ("settings", "size", "a"), ("settings", "lr", None), ("settings", "arch", 5), ("data", None, {}), ("data", "split", 7),
+    ("split", None, 7), ("split", "alike", "a"), ("split", "by", 1), ("computing", None, []), ("computing", "numbers", []), ("environment", None, 7)])
+def test_a_record_of_the_wrong_shape_is_broken(part, name, value, figures, compared, tmp_path, capsys):
+    run = Path(shutil.copytree(compared, tmp_path / "run"))
+    (run / "run.json").write_text(json.dumps(changed(json.loads((run / "run.json").read_text()), part, name, value)))
+    assert_refused(capsys, figures, f"{run}: its run.json is broken", "with another --out", recipe="best", from_run=run, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_learning_rate_of_nan_in_a_record(figures, compared, tmp_path, capsys):
+    run = Path(shutil.copytree(compared, tmp_path / "run"))
+    (run / "run.json").write_text(json.dumps(changed(json.loads((run / "run.json").read_text()), "settings", "lr", math.nan)))
+    assert_refused(capsys, figures, "lr is nan: it must be above 0", recipe="best", from_run=run, out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("part", ["computing", "split"])
+def test_a_comparison_with_a_broken_record_does_not_go_on(part, figures, compared, tmp_path, capsys):
+    "Its runs are gone, and its tables are there."
+    run = Path(shutil.copytree(compared, tmp_path / "run"))
+    (run / "run.json").write_text(json.dumps(changed(json.loads((run / "run.json").read_text()), part, None, [])))
+    shutil.rmtree(run / "runs")
+    with pytest.raises(SystemExit) as stop: transfer_compare(str(figures), recipes="bn_eval,feature_extractor", seeds=1, epochs=1, size=32, lr=0.01, device="cpu", test_fraction=0.2, out=str(run))
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert stop.value.code == 2 and len(lines) == 1 and "its run.json is broken" in lines[0]
 
 
 def test_what_onnx_needs_is_asked_for_before_the_training(figures, tmp_path, capsys):

@@ -13,12 +13,17 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from transfer_nbs.bundle import list_images, load_bundle
-from transfer_nbs.check import check_folder, transfer_check
-from transfer_nbs.compare import transfer_compare
-from transfer_nbs.folders import alike_names, find_images, find_troubles, read_layout
-from transfer_nbs.split import transfer_split
-from transfer_nbs.your_images import FitSettings, check_compared, fit_bundle, read_parts, read_winner, transfer_fit
+from transfer_nbs.bundle import load_bundle
+from transfer_nbs.predict import list_images
+from transfer_nbs.check import check_folder
+from transfer_nbs.commands import transfer_check
+from transfer_nbs.commands import transfer_compare
+from transfer_nbs.folders import _alike_names, find_images, find_troubles, read_layout
+from transfer_nbs.commands import transfer_split
+from transfer_nbs.checkpoint import FitSettings
+from transfer_nbs.commands import transfer_fit
+from transfer_nbs.tables import check_compared, read_winner
+from transfer_nbs.your_images import fit_bundle, read_parts
 
 NFC, NFD = (unicodedata.normalize(form, "Blüte") for form in ("NFC", "NFD"))
 BOTH = dict(train=4, valid=2)
@@ -194,11 +199,11 @@ def test_endings_that_are_not_read_are_counted(tmp_path):
 @pytest.mark.parametrize("one, other, way", [("Cat", "cat", "case"), (" cat", "cat", "blanks"), ("hot  dog", "hot dog", "blanks"), ("a\u00a0b", "a b", "blanks"), (NFC, NFD, "NFD"),
                                              ("ｃａｔ", "cat", "same"), ("c\u200bat", "cat", "no room"), ("cat\ufeff", "cat", "no room"), ("сat", "cat", "same"), ("ﬁsh", "fish", "same")])
 def test_names_that_look_alike(one, other, way):
-    assert way in alike_names(one, other) and alike_names(one, other) == alike_names(other, one)
+    assert way in _alike_names(one, other) and _alike_names(one, other) == _alike_names(other, one)
 
 
 @pytest.mark.parametrize("one, other", [("cat", "cats"), ("m2", "m²"), ("o", "ö"), ("hot dog", "hotdog"), ("a-b", "a_b"), ("1", "l")])
-def test_names_that_do_not(one, other): assert not alike_names(one, other)
+def test_names_that_do_not(one, other): assert not _alike_names(one, other)
 
 
 def test_letters_in_two_cases_are_warned_of(tmp_path, capsys):

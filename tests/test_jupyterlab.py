@@ -15,7 +15,7 @@ import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = [ROOT / "nbs" / f"{name}.ipynb" for name in ("05_bn_eval", "23_exercises", "54_duplicates")]  # a training, an exercise, figures; test_project.py runs them all
+NOTEBOOKS = [ROOT / "nbs" / f"{name}.ipynb" for name in ("23_exercises", "59_chart")]  # an exercise, figures; a progress bar is below; test_project.py runs all pages
 SLOWEST = 600  # seconds that a notebook may take, on a machine that is busy with other things
 
 

@@ -32,7 +32,7 @@ MEASURED = ["seconds", "images_per_second", "peak_memory_mb"]  # what differs be
 @dataclass(frozen=True)
 class Case:
     "A command that writes."
-    function: str  # module and name
+    function: str  # module and name; of a command "commands" and what it is called there
     arguments: str  # AREA, IMAGES, WEIGHTS and BUNDLE stand for paths
     images: str = ""  # where in the area a copy of the images lies, with two broken ones; "": nowhere
     first: str = ""  # arguments of the same command, to be run before
@@ -45,20 +45,20 @@ class Case:
 
 SMALL = "IMAGES --size 32 --device cpu --precision float32 --arch shufflenet_v2_x0_5 --weights WEIGHTS"
 CASES = {
-    "split": Case("split:transfer_split", "IMAGES AREA/split"),
-    "split, copied": Case("split:transfer_split", "IMAGES AREA/new/split --mode copy"),
-    "clothes": Case("clothes:transfer_clothes", "AREA/new/clothes --n 4 --size 16"),
+    "split": Case("commands:split", "IMAGES AREA/split"),
+    "split, copied": Case("commands:split", "IMAGES AREA/new/split --mode copy"),
+    "clothes": Case("commands:clothes", "AREA/new/clothes --n 4 --size 16"),
     "practice data": Case("clothes:practice_folder", "", before="from functools import partial; practice_folder = partial(practice_folder, n=4, size=16)"),
-    "compare": Case("compare:transfer_compare", f"{SMALL} --recipes bn_eval,from_scratch --seeds 1 --epochs 1 --out AREA/new/out"),
-    "fit": Case("your_images:transfer_fit", f"{SMALL} --recipe bn_eval --epochs 2 --test_fraction 0.2 --out AREA/new/bundle",
+    "compare": Case("commands:compare", f"{SMALL} --recipes bn_eval,from_scratch --seeds 1 --epochs 1 --out AREA/new/out"),
+    "fit": Case("commands:fit", f"{SMALL} --recipe bn_eval --epochs 2 --test_fraction 0.2 --out AREA/new/bundle",
                 unseen=r"\.tmp\w+$|/model\.safetensors$"),  # safetensors renames by a system call of its own
-    "predict": Case("bundle:transfer_predict", "BUNDLE IMAGES --csv AREA/answers.csv --json AREA/answers.json"),
-    "check": Case("check:transfer_check", "AREA/mine --csv AREA/found.csv --json AREA/found.json --quarantine AREA/quarantine", images="mine",
+    "predict": Case("commands:predict", "BUNDLE IMAGES --csv AREA/answers.csv --json AREA/answers.json"),
+    "check": Case("commands:check", "AREA/mine --csv AREA/found.csv --json AREA/found.json --quarantine AREA/quarantine", images="mine",
                   free=("found.csv", "found.json"), appended="quarantine/moved.jsonl"),  # what was moved isn't found again
-    "restore": Case("check:transfer_check", "AREA/mine --restore AREA/quarantine/moved.jsonl", images="mine", first="AREA/mine --quarantine AREA/quarantine",
+    "restore": Case("commands:check", "AREA/mine --restore AREA/quarantine/moved.jsonl", images="mine", first="AREA/mine --quarantine AREA/quarantine",
                     over="is not a list that transfer_check wrote (no file)"),
-    "pretrain": Case("pretrain:transfer_pretrain", "--surfaces 2 --shapes 2 --drawings 6 --views 8 --batch_size 4 --size 48 --device cpu --out AREA/new/pretrain",
-                     before="import transfer_nbs.pretrain as room; room.BUNDLED_ARCH, room.practice_accuracy = 'shufflenet_v2_x0_5', lambda learner: 0.5"),  # small; no probe
+    "pretrain": Case("commands:pretrain", "--surfaces 2 --shapes 2 --drawings 6 --views 8 --batch_size 4 --size 48 --device cpu --out AREA/new/pretrain",
+                     before="import transfer_nbs.pretrain as room; room.BUNDLED_ARCH, room._practice_accuracy = 'shufflenet_v2_x0_5', lambda learner, images: 0.5"),  # small; no probe
 }
 
 
@@ -102,7 +102,8 @@ def run_case(commands: Commands, places: dict[str, Path], case: Case, arguments:
     module, name = case.function.split(":")
     arguments = case.arguments if arguments is None else arguments
     for word, path in places.items(): arguments = arguments.replace(word, str(path))
-    script = f"from transfer_nbs.{module} import {name}\n{case.before}\n{name}()"
+    call, name = (f"main({name!r})", "main") if module == "commands" else (f"{name}()", name)
+    script = f"from transfer_nbs.{module} import {name}\n{case.before}\n{call}"
     environment = dict(XDG_CACHE_HOME=str(places["AREA"] / "cache"), TQDM_DISABLE="1")
     return commands.run(script, *arguments.split(), area=places["AREA"], environment=environment, **how)
 
@@ -115,7 +116,7 @@ def content(path: Path) -> str | dict:
         with Image.open(path) as image: image.load()
         return "image"
     if path.parent.name == "runs": return {name: dropped(part) for name, part in json.loads(path.read_text()).items()}
-    if path.name == "resnet18_formulas.json": return dropped({**json.loads(path.read_text()), "minutes": 0, "date": 0, "log": 0})
+    if path.name == "resnet18_formulas.json": return dropped({**json.loads(path.read_text()), "minutes": 0, "date": 0, "log": 0, "hardware": 0})  # it says how fast bfloat16 was
     if path.name == "checkpoint.pt": return digest({**torch.load(path), "seconds": 0, "log": 0})
     if path.name == "resnet18_formulas.md": return path.read_text()[:20]
     if path.name in ("results.csv", "summary.csv"): return pd.read_csv(path).drop(columns=MEASURED, errors="ignore").to_csv()

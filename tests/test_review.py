@@ -5,21 +5,20 @@ import re
 import shutil
 import sys
 from base64 import b64decode
-from dataclasses import replace
 from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from bs4 import BeautifulSoup
 from PIL import Image
 
-from transfer_nbs import review
-from transfer_nbs.bundle import load_bundle, make_bundle, save_bundle
-from transfer_nbs.compare import RECIPES, CompareSettings, accuracy_interval, build_model, train_recipe
-from transfer_nbs.data import ImageSpec
-from transfer_nbs.review import curves_svg, fill_template, heat_maps, judge_images, number_facts, training_facts, write_review
+from transfer_nbs.bundle import fill_template, load_bundle, make_bundle, save_bundle
+from transfer_nbs.compare import CompareSettings
+from transfer_nbs.recipes import RECIPES, build_model, train_recipe
+from transfer_nbs.intervals import accuracy_interval
+from transfer_nbs.views import ImageSpec
+from transfer_nbs.review import _number_facts, _training_facts, curves_svg, heat_maps, write_review
 from transfer_nbs.files import content_hash
 
 COLOURS = {"<img src=x onerror=alert(1)>": (200, 60, 60), "<script>alert(2)": (60, 180, 60), "a & \"b\" 'c' {{ 7 * 7 }}": (60, 60, 200)}  # names of classes
@@ -244,16 +243,16 @@ def test_size_is_bounded(tmp_path):
 
     classes = tuple(f"{number:0200}" for number in range(1000))  # long names, too
     many = pd.DataFrame(dict(file="a.jpg", split="valid", answer=np.roll(classes * 2, 3), probability=0.5, label_probability=0.1, **{"class": classes * 2}))
-    numbers = fill_template("numbers", number_facts(many, classes))
+    numbers = fill_template("review_numbers.html", _number_facts(many, classes))
     assert len(numbers) < 2e5 and "900 better ones are left out" in numbers and "too large for a page" in numbers
     epochs = np.arange(1, 5001)
     history = pd.DataFrame(dict(epoch=epochs, **dict.fromkeys(("train_loss", "valid_loss", "train_accuracy", "valid_accuracy"), np.random.default_rng(0).random(5000))))
-    assert len(fill_template("training", training_facts(history))) < 1.5e6 and "50 of 5000 epochs" in fill_template("training", training_facts(history))
+    assert len(fill_template("review_training.html", _training_facts(history))) < 1.5e6 and "50 of 5000 epochs" in fill_template("review_training.html", _training_facts(history))
 
 
 def test_curves_of_a_diverged_training():
     history = pd.DataFrame(dict(epoch=[1, 2], train_loss=[1.0, float("nan")], valid_loss=[float("inf"), 1.0], train_accuracy=[0.5, 0.5], valid_accuracy=[0.5, 0.5]))
-    assert "2 epochs" in curves_svg(history, "loss") and "nan" in fill_template("training", training_facts(history))
+    assert "2 epochs" in curves_svg(history, "loss") and "nan" in fill_template("review_training.html", _training_facts(history))
 
 
 CONTRAST = """() => {

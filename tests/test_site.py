@@ -95,7 +95,7 @@ def test_headings_are_in_order(pages):
 
 def test_reference_is_of_the_package(site):
     page = (site / "api" / "bn_eval.html").read_text()
-    assert 'id="transfer_nbs.bn_eval.set_bn_policy"' in page and "../05_bn_eval.html#define-set_bn_policy" in page
+    assert 'id="transfer_nbs.bn_eval.set_bn_policy"' in page and "../06_bn_eval.html#define-set_bn_policy" in page
     assert "ValueError: unknown BN policy {policy}" in re.sub("<[^>]+>", "", page)
     needed = ast.literal_eval(re.search(r"__all__ = (\[.*?\])", (ROOT / "transfer_nbs" / "all.py").read_text(), re.S)[1])
     listed = (site / "api" / "index.html").read_text()
@@ -103,13 +103,13 @@ def test_reference_is_of_the_package(site):
     commands = (site / "commands.html").read_text()
     settings = (ROOT / "settings.ini").read_text()
     assert all(f'id="{name.replace("_", "-")}"' in commands for name in re.findall(r"^    (\w+)=", settings, re.M))
-    assert "--valid_fraction" in commands and "<td><p><code class=\"docutils literal notranslate\"><span class=\"pre\">0.2</span>" in commands
+    assert "--valid-fraction" in commands and "<td><p><code class=\"docutils literal notranslate\"><span class=\"pre\">0.2</span>" in commands
 
 
 def test_llms_txt_names_what_is_there(site):
     links = re.findall(r"\]\(https://[^/]+/transfer_nbs/([^)]+)\)", (site / "llms.txt").read_text())
     assert len(links) > 15 and all((site / link).exists() for link in links)
-    assert "(Figure: " in (site / "00_split.md").read_text()
+    assert "(Figure: " in (site / "01_split.md").read_text()
 
 
 @pytest.fixture
@@ -176,11 +176,11 @@ def test_search_finds_set_bn_eval(tab, address, site, where):
     tab.wait_for_selector("ul.search li a[href*='bn_eval']")
     tab.wait_for_function("document.querySelector('.search-summary')?.textContent.match(/\\d+ page/)")
     links = tab.eval_on_selector_all("ul.search li a", "links => links.map(link => link.getAttribute('href'))")
-    assert any(link.startswith("05_bn_eval.html") for link in links) and any(link.startswith("api/bn_eval.html") for link in links), links
+    assert any(link.startswith("06_bn_eval.html") for link in links) and any(link.startswith("api/bn_eval.html") for link in links), links
 
 
 def test_copy_button_copies(tab, address):
-    tab.goto(f"{address}/05_bn_eval.html")
+    tab.goto(f"{address}/06_bn_eval.html")
     block = tab.locator("div.highlight", has_text="def set_bn_eval").first
     block.hover()
     block.locator("button.copybtn").click()
@@ -189,7 +189,7 @@ def test_copy_button_copies(tab, address):
 
 
 def test_dark_mode_switches(tab, address):
-    tab.goto(f"{address}/07_discriminative_lr.html")
+    tab.goto(f"{address}/08_discriminative_lr.html")
     look = "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.querySelector('img.chart')).filter]"
     light = tab.evaluate(look)
     while tab.evaluate("document.body.dataset.theme") != "dark": tab.locator(".theme-toggle:visible").first.click()
@@ -198,7 +198,7 @@ def test_dark_mode_switches(tab, address):
 
 
 def test_code_of_a_figure_unfolds(tab, address):
-    tab.goto(f"{address}/07_discriminative_lr.html")
+    tab.goto(f"{address}/08_discriminative_lr.html")
     folded = tab.locator("details.hide").first
     assert not folded.locator("pre").first.is_visible()
     folded.locator("summary").click()
@@ -206,7 +206,7 @@ def test_code_of_a_figure_unfolds(tab, address):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["index", "05_bn_eval", "09_compare", "api/bn_eval", "commands"])
+@pytest.mark.parametrize("name", ["index", "06_bn_eval", "11_compare", "api/bn_eval", "commands"])
 def test_pages_are_accessible(browser, address, name, scheme):
     "axe finds nothing against WCAG 2 at level AA: contrast, names, structure."
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()

@@ -8,9 +8,9 @@ import pytest
 
 from transfer_nbs.clothes import make_clothes, practice_folder
 from transfer_nbs.files import claim, is_unfinished
-from transfer_nbs.formulas import draw_bank
+from transfer_nbs.formulas import BankSettings, draw_bank
 from transfer_nbs.pretrain import PretrainSettings, pretrain
-from transfer_nbs.split import split_folder
+from transfer_nbs.split_folder import split_folder
 
 FORK = multiprocessing.get_context("fork")
 
@@ -78,9 +78,10 @@ def test_practice_data_asked_for_twice(tmp_path, monkeypatch):
 
 
 def test_two_banks(tmp_path):
-    draw = lambda: draw_bank(tmp_path / "bank", surfaces=3, shapes=3, drawings=2, size=32, workers=1)
+    settings = BankSettings(surfaces=3, shapes=3, drawings=2, size=32)
+    draw = lambda: draw_bank(tmp_path / "bank", settings, workers=1)
     assert at_once(draw) == ["", "", ""]
-    alone = draw_bank(tmp_path / "alone", surfaces=3, shapes=3, drawings=2, size=32, workers=1)
+    alone = draw_bank(tmp_path / "alone", settings, workers=1)
     for first, other in zip(draw(), alone): np.testing.assert_array_equal(first, other)
     assert not list(filter(is_unfinished, tmp_path.rglob("*")))
 

@@ -5,11 +5,14 @@ import torch
 from common import Clock, read_job, report
 
 from transfer_nbs.backbone import get_model
-from transfer_nbs.bn_eval import FeatureStore, set_bn_policy
-from transfer_nbs.compare import RECIPES
+from transfer_nbs.bn_eval import set_bn_policy
+from transfer_nbs.features import FeatureStore
+from transfer_nbs.recipes import RECIPES
 from transfer_nbs.concat_pooling_head import deeper_head
-from transfer_nbs.data import ImageSpec, make_loaders
-from transfer_nbs.training import Phase, Recipe, choose_precision, fit
+from transfer_nbs.data import make_loaders
+from transfer_nbs.views import ImageSpec
+from transfer_nbs.hardware import choose_precision
+from transfer_nbs.training import Phase, Recipe, fit
 
 FROZEN_DEEPER_HEAD = Recipe("frozen_deeper_head", (Phase((None, 1.0)),), head=deeper_head, bn="frozen")
 
