@@ -352,7 +352,7 @@ class OutOfMemoryError(RuntimeError): "Named as PyTorch's is."
 def test_too_little_memory_is_one_line(error, capsys):
     def fail(): raise error
     with pytest.raises(SystemExit) as stop, user_errors("transfer_fit"): fail()
-    assert (stop.value.code, capsys.readouterr().err) == (2, "transfer_fit: not enough memory: try a smaller --size or --batch-size\n")
+    assert (stop.value.code, capsys.readouterr().err) == (2, "transfer_fit: not enough memory: close other programs, or try smaller images or batches\n")
 
 
 def test_another_error_of_pytorch_keeps_its_traceback():

@@ -2,10 +2,11 @@
 
 import math
 
+import psutil
 import pytest
 import torch
 
-from transfer_nbs.hardware import _measure_precisions, choose_precision
+from transfer_nbs.hardware import PeakMemory, _measure_precisions, choose_precision
 
 CPU = torch.device("cpu")
 
@@ -39,3 +40,11 @@ def test_measuring_leaves_the_threads_and_the_dice_as_they_were():
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     _measure_precisions(CPU)
     assert torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), state)
+
+
+def test_what_is_held_at_the_end_is_seen():
+    "However short the block: 256 MiB are filled faster than the next look would come."
+    with PeakMemory(CPU) as seen:
+        held = torch.ones(2**26)
+        at_the_end = psutil.Process().memory_info().rss / 2**20
+    assert held[-1] == 1 and seen.peak_mb >= at_the_end - 1

@@ -137,7 +137,7 @@ def user_errors(
                 status, text = 2, one_line(error)
             except (MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error): raise
-                status, text = 2, "not enough memory: try a smaller --size or --batch-size"
+                status, text = 2, "not enough memory: close other programs, or try smaller images or batches"
             except SystemExit as stop: status = stop.code
         sys.stdout.flush()
         refused = getattr(sys.stdout, "error", None)  # why nothing more could be printed

@@ -284,9 +284,10 @@ class PeakMemory:
 
     def _watch(self):
         process = psutil.Process()
-        while True:
+        over = False
+        while not over:  # looked at once more at the end
+            over = self.done.wait(0.05)
             self.peak_mb = max(self.peak_mb, process.memory_info().rss / 2**20)
-            if self.done.wait(0.05): return
 
     def __enter__(self):
         gc.collect()  # models of earlier runs refer to themselves, so that nothing else frees them

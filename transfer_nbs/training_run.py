@@ -197,11 +197,7 @@ class TrainingRun:
         part, batches = self._seen(loader, self.precision)
         start_epoch(loader, len(self.history))
         with frozen_weights_cast(part, self.precision), quick_depthwise(part, self.precision):
-            try: yield part, batches
-            except RuntimeError as error:  # PyTorch is the first to know how many classes there are
-                if "weight tensor should be defined" not in str(error): raise
-                given = f"class_weights has the shape {tuple(self.class_weights.shape)}"
-                raise ValueError(f"{given}: give one number for each class") from None
+            yield part, batches
 
     def evaluating_on(self, loader: DataLoader) -> tuple[nn.Module, Iterable]:
         "What is to be evaluated after an epoch, and on which batches."
