@@ -128,16 +128,18 @@ def test_progress_bar(lab, browser, close_pages):
     "A bar is seen while something takes long, in the colours of ordinary output, and nothing is left of it."
     address, folder = lab
     source = ("import os, time\nos.environ.pop('TQDM_DISABLE')\nfrom transfer_nbs.console import progress_bar\n"
-              "for _ in progress_bar(range(60), desc='looking'): time.sleep(0.1)\nprint('done')")
+              "for _ in progress_bar(range(6000), desc='looking'):\n    time.sleep(0.1)\n"
+              "    if os.path.exists('bar_was_seen'): break\nprint('done')")  # a browser beside another program is slow
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)], metadata=dict(kernelspec=dict(name="python3", display_name="python3", language="python")))
     nbformat.write(notebook, folder / "bar.ipynb")
     page = open_notebook(browser, address, "bar")
     choose(page, "Run", "Run All Cells")
     seen, output = [], page.locator(".jp-OutputArea-output")
-    for _ in range(300):
+    for _ in range(600):
         page.wait_for_timeout(200)
         if any("done" in text for text, _ in seen): break
         seen += [(each.inner_text(), each.get_attribute("data-mime-type")) for each in output.all()]
-    assert any(text.startswith("looking:") and "%" in text for text, _ in seen)
+        if any(text.startswith("looking:") and "%" in text for text, _ in seen): (folder / "bar_was_seen").touch()
+    assert (folder / "bar_was_seen").exists()
     assert {kind for _, kind in seen} == {"application/vnd.jupyter.stdout"}  # stderr has a red ground
     assert seen[-1][0].split() == ["done"]
