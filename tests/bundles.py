@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_commands import BIN
+import forks
+from forks import BIN
 
 from transfer_nbs.bundle import Bundle, _current_versions, _describe_recipe, _digest, make_bundle, save_bundle
 from transfer_nbs.clothes import make_clothes
@@ -19,8 +20,9 @@ from transfer_nbs.views import ImageSpec
 from transfer_nbs.files import content_hash
 
 
-def run(*command, given=None, cwd=None, **environment):
-    return subprocess.run([str(BIN / "transfer_predict"), *map(str, command)], input=given, cwd=cwd, env={**os.environ, **environment}, capture_output=True)
+def run(*command, **options):
+    "Run transfer_predict; what it said is bytes."
+    return forks.run("transfer_predict", *command, text=False, **options)
 
 
 def text(done):

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import ExifTags, Image, ImageDraw, ImageFilter, ImageOps
-from test_commands import REAL, assert_one_line_error, run
+from forks import run
+from test_commands import REAL, assert_one_line_error
 
 from transfer_nbs import check, commands, examine
 from transfer_nbs.files import claim

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from forks import BIN, run, run_alone
 import torch
 from PIL import Image
 
@@ -32,16 +33,10 @@ from transfer_nbs.recipes import RECIPES
 from transfer_nbs.settings import TrainSettings
 from transfer_nbs.split_folder import split_folder
 
-BIN = Path(sys.executable).parent
 REAL = Path(__file__).resolve().parent.parent.parent / "shared" / "real"
 RESULTS = "recipe,seed,valid_accuracy,valid_correct,valid_total,trained_parameters,seconds,images_per_second,peak_memory_mb,balanced_accuracy,diverged".split(",")
 MEASURED = ["seconds", "images_per_second", "peak_memory_mb"]
 QUICK = ["--device", "cpu", "--epochs", "1", "--seeds", "2", "--size", "32", "--recipes", "bn_eval,deeper_head,from_scratch"]
-
-
-def run(*command, **environment):
-    command = [str(part) for part in command]
-    return subprocess.run([str(BIN / command[0]), *command[1:]], env={**os.environ, **environment}, capture_output=True, text=True)
 
 
 def assert_one_line_error(done, *words):
@@ -270,7 +265,7 @@ def test_help_and_version_load_no_library(name):
     for option in ("--help", "-h", "--version"):
         done = subprocess.run([sys.executable, "-c", script, *place, option], capture_output=True, text=True)
         assert done.returncode == 0 and not HEAVY & set(json.loads(done.stderr)), done.stderr
-        answers = [module(*place, option)] + ([run(f"transfer_{name}", option)] if name else [])
+        answers = [module(*place, option)] + ([run_alone(f"transfer_{name}", option)] if name else [])
         for answer in answers: assert (answer.returncode, answer.stderr) == (0, "")
         if option == "--version": assert {answer.stdout for answer in answers} == {f"transfer_nbs {version('transfer_nbs')}\n"}
         else: assert all(answer.stdout.startswith(("Usage: transfer_", "Usage: python -m transfer_nbs")) for answer in answers)
@@ -300,7 +295,7 @@ def test_hyphens_and_underscores_are_one(clothes, tmp_path):
 
 
 def test_module_does_what_the_script_does(clothes, tmp_path):
-    by_module, by_script = module("split", clothes, tmp_path / "a"), run("transfer_split", clothes, tmp_path / "b")
+    by_module, by_script = module("split", clothes, tmp_path / "a"), run_alone("transfer_split", clothes, tmp_path / "b")
     assert by_module.returncode == by_script.returncode == 0
     assert by_module.stdout.replace(str(tmp_path / "a"), "") == by_script.stdout.replace(str(tmp_path / "b"), "")
     assert_one_line_error(module("split", tmp_path / "gone", tmp_path / "c"), "transfer_split: ", tmp_path / "gone")

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 from test_check import draw, picture, save, state
-from test_commands import REAL, assert_one_line_error, run
+from forks import run
+from test_commands import REAL, assert_one_line_error
 
 from transfer_nbs.check import check_folder, quarantine_files, restore_files, surplus_copies
 from transfer_nbs.duplicates import find_alike, find_duplicates, what_differs

@@ -17,7 +17,8 @@ from unittest.mock import patch
 import pandas as pd
 import pytest
 import torch
-from test_commands import BIN, REAL, assert_one_line_error, run
+from forks import BIN, run
+from test_commands import REAL, assert_one_line_error
 
 from transfer_nbs.weight_files import read_weights
 from transfer_nbs.bundle import _digest, load_bundle

@@ -8,18 +8,16 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import nbformat
 import pytest
+from forks import BIN, ROOT, run_notebook
 from make_readme import readme
 
 import transfer_nbs
 
-ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
 MODULES = sorted(path.stem for path in (ROOT / "transfer_nbs").glob("*.py") if not path.stem.startswith("_"))
-BIN = Path(sys.executable).parent
 HOOKS = dict(re.findall(r"id: ([\w-]+),.*? entry: ([\w ./]+),", (ROOT / ".pre-commit-config.yaml").read_text()))
 
 
@@ -28,29 +26,15 @@ def run(*command, cwd=ROOT, **environment):
     return subprocess.run([str(part) for part in command], cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True)
 
 
-@pytest.fixture(scope="session")
-def runner():
-    "What runs a notebook: its path in, whether it passed and what it printed out."
-    command = [sys.executable, str(Path(__file__).with_name("notebooks.py"))]
-    environment = {**os.environ, "TQDM_DISABLE": "1", "MPLBACKEND": "agg"}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        def run(path):
-            process.stdin.write(f"{path}\n")
-            process.stdin.flush()
-            return json.loads(process.stdout.readline())
-        yield run
-        process.stdin.close()
-
-
 SLOW = "00 01 04 05 06 07 08 09 10 12 20 21 22 30 31 32 33 34 35 45 46 47 57 60 65".split()
 PAGES = [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem[:2] in SLOW)) for path in NOTEBOOKS]
 
 
 @pytest.mark.parametrize("notebook", PAGES)
-def test_notebook_runs(notebook, runner):
+def test_notebook_runs(notebook):
     "Every cell runs, and every assertion in it holds."
-    passed, said = runner(notebook)
-    assert passed, said[-6000:]
+    done = run_notebook(notebook)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
 
 
 FORKS = """
@@ -72,30 +56,24 @@ LINES = [f"from transfer_nbs.{module} import *" for module in MODULES]
 ARTICLE = "from transfer_nbs.all import freeze, unfreeze, set_bn_eval, update_lr, AdaptiveConcatPooling, get_model, create_body"
 
 
-@pytest.fixture(scope="module")
-def imported():
-    "Each line run by a process of its own, in which nothing of the package was imported before: what went wrong in it."
+def test_modules_import_alone():
+    """Each by a process of its own, in which nothing of the package was imported before: a name that is imported only in an
+    unexported cell works on the page and breaks the package. Every definition of the article is in `transfer_nbs.all`, under its name."""
     done = run(sys.executable, "-W", "error::SyntaxWarning", "-c", FORKS, *LINES, ARTICLE, cwd=ROOT.parent)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    assert json.loads(done.stdout) == dict.fromkeys([*LINES, ARTICLE], "")
 
 
-@pytest.mark.parametrize("line", [*LINES, ARTICLE])
-def test_module_imports_alone(line, imported):
-    """A name that is imported only in an unexported cell works on the page and breaks the package;
-    and every definition of the article is in `transfer_nbs.all`, under its name."""
-    assert imported[line] == ""
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    "A copy of the project in which everything was exported and cleaned anew."
-    copy = tmp_path_factory.mktemp("copy") / "project"
+def test_modules_are_exported_and_notebooks_clean(tmp_path):
+    "Exporting and cleaning a copy of the project changes nothing in it."
+    copy = tmp_path / "project"
     shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".*", "runs", "build", "*.egg-info", "__pycache__"))
     for command in HOOKS["nbdev-export"], HOOKS["nbdev-clean"]:
         done = run(BIN / command, cwd=copy)
         assert done.returncode == 0, done.stderr
-    return copy
+    files = [*(ROOT / "transfer_nbs").glob("*.py"), *NOTEBOOKS]
+    changed = [file.name for file in files if file.read_bytes() != (copy / file.relative_to(ROOT)).read_bytes()]
+    assert not changed, "run nbdev_export and nbdev_clean"
 
 
 def test_code_is_as_ruff_likes_it():
@@ -115,16 +93,6 @@ def test_signatures_agree_with_their_types(tmp_path):
     assert done.returncode == 0, done.stderr
     done = run(BIN / "mypy", "--ignore-missing-imports", "--follow-imports=silent", "--cache-dir", tmp_path / "cache", tmp_path / "transfer_nbs")
     assert done.returncode == 0, done.stdout
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_module_is_exported(module, exported):
-    assert (ROOT / "transfer_nbs" / f"{module}.py").read_text() == (exported / "transfer_nbs" / f"{module}.py").read_text(), "run nbdev_export"
-
-
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_is_clean(notebook, exported):
-    assert notebook.read_text() == (exported / "nbs" / notebook.name).read_text(), "run nbdev_clean"
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
