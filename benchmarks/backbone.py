@@ -15,7 +15,7 @@ from fastcore.script import Param, call_parse
 
 from transfer_nbs.backbone import create_body
 from transfer_nbs.named_weights import BUNDLED_ARCH, bundled_weights
-from transfer_nbs.clothes import practice_folder
+from transfer_nbs.clothes import Camouflage, practice_folder
 from transfer_nbs.compare import CompareSettings, run_recipe
 from transfer_nbs.recipes import RECIPES
 from transfer_nbs.files import check_writable
@@ -86,7 +86,7 @@ def backbone(
         bodies = {"random weights": (BUNDLED_ARCH, "random"), "formulas": (BUNDLED_ARCH, weights)}
         if imagenet: bodies["ImageNet, mobilenet_v2"] = ("mobilenet_v2", imagenet)
         for arch, source in bodies.values(): create_body(arch, weights=source)  # or an error, before anything takes time
-        sets = {"practice": (practice_folder(n=2000, size=96, seed=PRACTICE_SEED), 96)}
+        sets = {"practice": (practice_folder(Camouflage(n=2000, size=96, seed=PRACTICE_SEED)), 96)}
         for folder in map(Path, folders or ()): sets[folder.name] = pool(folder, Path(pooled) / folder.name), size
         probes, tuned = [], []
         for data, (folder, pixels) in sets.items():

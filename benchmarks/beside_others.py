@@ -26,7 +26,7 @@ from platformdirs import user_cache_path
 
 from transfer_nbs.backbone import create_body
 from transfer_nbs.named_weights import bundled_weights
-from transfer_nbs.clothes import practice_folder
+from transfer_nbs.clothes import Camouflage, practice_folder
 from transfer_nbs.files import check_writable
 from transfer_nbs.data import read_folder
 from transfer_nbs.console import user_errors
@@ -216,7 +216,7 @@ def beside_others(
         if weights in ("imagenet", "random"): raise ValueError(f"weights is {weights!r}: give bundled, or a file that all tools can load")
         create_body(arch, weights=weights)  # unknown networks and files that don't fit end here
         file = Path(bundled_weights() if weights == "bundled" else weights).resolve()
-        folder = Path(practice_folder() if folder is None else folder).resolve()
+        folder = Path(practice_folder(Camouflage()) if folder is None else folder).resolve()
         table = take(read_folder(folder), dict(train=train, valid=valid))
         classes = sorted(set(table["class"]))
         files = {side: [(str(folder / row.file), classes.index(row["class"])) for _, row in table[table["split"] == side].iterrows()] for side in ("train", "valid")}

@@ -14,7 +14,7 @@ import pandas as pd
 from fastcore.script import call_parse
 from measuring import measured
 
-from transfer_nbs.clothes import make_clothes
+from transfer_nbs.clothes import Camouflage, make_clothes
 from transfer_nbs.compare import CompareSettings, compare, run_recipe
 from transfer_nbs.recipes import RECIPES, build_model
 from transfer_nbs.files import check_writable
@@ -110,7 +110,7 @@ def growth(
             print("  ".join(str(value) for value in rows[-1].values()), flush=True)
 
         with tempfile.TemporaryDirectory() as drawn:
-            folders = {count: make_clothes(Path(drawn) / str(count), n=count) for count in IMAGES if count <= (most if "images" in wanted else IMAGES[0])}
+            folders = {count: make_clothes(Path(drawn) / str(count), Camouflage(n=count)) for count in IMAGES if count <= (most if "images" in wanted else IMAGES[0])}
             folder, names = folders[IMAGES[0]], list(RECIPES)
             def stages(folder, name, size): return [partial(stage, folder, replace(ONE_EPOCH, size=size), name, Path(drawn) / "table.csv") for stage in (find_and_compare, decode, train)]
             def one(name, seeds=1): return partial(compare_all, folder, replace(ONE_EPOCH, recipes=(name,), seeds=seeds))

@@ -10,9 +10,8 @@ from pathlib import Path
 from fastcore.script import call_parse
 
 from transfer_nbs.bn_trainable import body_bn_head
-from transfer_nbs.clothes import practice_folder
+from transfer_nbs.clothes import Camouflage, practice_folder
 from transfer_nbs.compare import CompareSettings
-from transfer_nbs.compare_command import PRACTICE_IMAGES, PRACTICE_VALID
 from transfer_nbs.recipes import train_recipe
 from transfer_nbs.files import check_writable
 from transfer_nbs.data import read_folder
@@ -41,8 +40,8 @@ def head_first(
     with user_errors("head_first"):
         if seeds < 1: raise ValueError(f"seeds is {seeds}: give 1 or more")
         check_writable(out)
-        folder = practice_folder(n=PRACTICE_IMAGES)
-        table = read_folder(folder, valid_fraction=PRACTICE_VALID)
+        folder = practice_folder(Camouflage())
+        table = read_folder(folder, valid_fraction=0.5)
         answers = {}
         for share in SHARES:
             for name, (recipe, epochs) in plans(share).items():

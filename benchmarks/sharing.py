@@ -11,9 +11,8 @@ from pathlib import Path
 import pandas as pd
 from fastcore.script import Param, call_parse
 
-from transfer_nbs.clothes import practice_folder
+from transfer_nbs.clothes import Camouflage, practice_folder
 from transfer_nbs.compare import CompareSettings, compare, run_recipe
-from transfer_nbs.compare_command import PRACTICE_VALID
 from transfer_nbs.recipes import RECIPES, check_recipes
 from transfer_nbs.run_folder import read_run
 from transfer_nbs.files import check_writable
@@ -64,7 +63,7 @@ def sharing(
     "Time comparisons, and the same runs apart, on an idle machine."
     with user_errors("sharing"):
         check_writable(Path(out).parent)
-        table = read_folder(folder, valid_fraction=0.2) if folder else read_folder(folder := practice_folder(), valid_fraction=PRACTICE_VALID)
+        table = read_folder(folder, valid_fraction=0.2) if folder else read_folder(folder := practice_folder(Camouflage()), valid_fraction=0.5)
         choose_precision(choose_device())  # measured once for a machine
         rows = []
         for recipes in (("bn_eval",), tuple(RECIPES)):

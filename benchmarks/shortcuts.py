@@ -12,9 +12,8 @@ import pandas as pd
 from fastcore.script import Param, call_parse
 
 from transfer_nbs.features import FeatureStore
-from transfer_nbs.clothes import practice_folder
+from transfer_nbs.clothes import Camouflage, practice_folder
 from transfer_nbs.compare import CompareSettings, run_recipe
-from transfer_nbs.compare_command import PRACTICE_VALID
 from transfer_nbs.recipes import RECIPES, check_recipes
 from transfer_nbs.files import check_writable
 from transfer_nbs.intervals import compare_pairs
@@ -53,7 +52,7 @@ def shortcuts(
     with user_errors("shortcuts"):
         if seeds < 2: raise ValueError(f"seeds is {seeds}: give 2 or more")
         check_writable(out)
-        table = read_folder(folder, valid_fraction=0.2) if folder else read_folder(folder := practice_folder(), valid_fraction=PRACTICE_VALID)
+        table = read_folder(folder, valid_fraction=0.2) if folder else read_folder(folder := practice_folder(Camouflage()), valid_fraction=0.5)
         settings, rows = CompareSettings(recipes=NAMES, arch=arch, weights=weights, size=size, seeds=seeds), []
         check_recipes(settings, num_classes=table["class"].nunique())
         for name in NAMES:

@@ -8,9 +8,8 @@ import pandas as pd
 from fastcore.script import call_parse
 from sharing import forget
 
-from transfer_nbs.clothes import practice_folder
+from transfer_nbs.clothes import Camouflage, practice_folder
 from transfer_nbs.compare import CompareSettings
-from transfer_nbs.compare_command import PRACTICE_IMAGES, PRACTICE_VALID
 from transfer_nbs.recipes import RECIPES
 from transfer_nbs.files import check_writable
 from transfer_nbs.data import read_folder
@@ -22,15 +21,15 @@ from transfer_nbs.hardware import choose_device, choose_precision, describe_envi
 @call_parse
 def stages(
     out: str = "runs/speed",  # folder for the results
-    n: int = PRACTICE_IMAGES,  # images of the practice data
+    n: int = 2000,  # images of the practice data
     rounds: int = 3,  # how often to measure each recipe, in turn
 ):
     "Time every recipe on an idle machine, as shares of its computing alone."
     with user_errors("stages"):
         if rounds < 1: raise ValueError(f"rounds is {rounds}: give 1 or more")
         check_writable(out)
-        folder, settings = practice_folder(n=n), CompareSettings()
-        table, precision = read_folder(folder, valid_fraction=PRACTICE_VALID), choose_precision(choose_device())
+        folder, settings = practice_folder(Camouflage(n=n)), CompareSettings()
+        table, precision = read_folder(folder, valid_fraction=0.5), choose_precision(choose_device())
         rows = []
         for number in range(rounds):
             for first in (True, False):

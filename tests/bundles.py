@@ -12,7 +12,7 @@ import forks
 from forks import BIN
 
 from transfer_nbs.bundle import Bundle, _current_versions, _describe_recipe, _digest, make_bundle, save_bundle
-from transfer_nbs.clothes import make_clothes
+from transfer_nbs.clothes import Camouflage, make_clothes
 from transfer_nbs.compare import CompareSettings
 from transfer_nbs.recipes import RECIPES, build_model, train_recipe
 from transfer_nbs.data import read_folder
@@ -33,7 +33,7 @@ def text(done):
 @pytest.fixture(scope="session")
 def figures(tmp_path_factory):
     "Sixty drawn figures of 40 pixels, in two classes, and their table."
-    folder = make_clothes(tmp_path_factory.mktemp("data") / "figures", n=60, size=40, workers=1)
+    folder = make_clothes(tmp_path_factory.mktemp("data") / "figures", Camouflage(n=60, size=40), workers=1)
     return folder, read_folder(folder, valid_fraction=0.4)
 
 

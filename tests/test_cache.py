@@ -14,7 +14,7 @@ import torchvision
 
 import transfer_nbs.cache as cache
 from transfer_nbs.cache import _DIGESTS, cached
-from transfer_nbs.clothes import make_clothes
+from transfer_nbs.clothes import Camouflage, make_clothes
 from transfer_nbs.compare import CompareSettings
 from transfer_nbs.recipes import RECIPES, train_recipe
 from transfer_nbs.data import read_folder
@@ -23,7 +23,7 @@ MEASURED = lambda device: {"float32": 1, "bfloat16": 2}  # seconds
 
 
 @pytest.fixture(scope="module")
-def figures(tmp_path_factory): return make_clothes(tmp_path_factory.mktemp("data") / "figures", n=16, size=40, workers=1)
+def figures(tmp_path_factory): return make_clothes(tmp_path_factory.mktemp("data") / "figures", Camouflage(n=16, size=40), workers=1)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """The commands, driven from outside as a user does: on small data, end to end, and with everything that users get wrong."""
 
+import dataclasses
 import inspect
 import json
 import os
@@ -20,7 +21,7 @@ from transfer_nbs.backbone import feature_count
 from transfer_nbs.cache import cache_folder
 from transfer_nbs.check import run_check
 from transfer_nbs.checkpoint import FitSettings
-from transfer_nbs.clothes import make_clothes
+from transfer_nbs.clothes import TASKS
 from transfer_nbs.commands import (RECIPE_NAMES, app, main, transfer_check, transfer_clothes, transfer_compare, transfer_fit,
                                    transfer_predict, transfer_pretrain, transfer_split)
 from transfer_nbs.compare import CompareSettings
@@ -51,7 +52,7 @@ def assert_one_line_error(done, *words):
 def clothes(tmp_path_factory):
     "Sixty drawn figures of 40 pixels, in two classes."
     folder = tmp_path_factory.mktemp("data") / "clothes"
-    done = run("transfer_clothes", folder, "--n", "60", "--size", "40")
+    done = run("transfer_clothes", folder, "--task", "camouflage", "--n", "60", "--size", "40")
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -411,12 +412,21 @@ def test_defaults_are_those_of_the_package():
     fitted = FitSettings(recipe="bn_eval")
     own = {name: value for name, value in defaults(transfer_fit).items() if value is not None}
     assert own == dict(recipe="best", out="runs/bundle", onnx=False, **{name: getattr(fitted, name) for name in ("seed", "balance", "patience")})
-    behind = {transfer_split: split_folder, transfer_predict: predict_files, transfer_check: run_check, transfer_clothes: make_clothes}
+    behind = {transfer_split: split_folder, transfer_predict: predict_files, transfer_check: run_check}
     for command, function in behind.items():
         shared = set(defaults(command)) & set(defaults(function))
         assert shared and {name: defaults(command)[name] for name in shared} == {name: defaults(function)[name] for name in shared}
     for name, value in defaults(transfer_pretrain).items():
         if name not in ("out", "device"): assert value == getattr(PretrainSettings(), name)
+
+
+def test_help_of_clothes_says_the_defaults_of_its_tasks():
+    said = " ".join(module("clothes", "--help").stdout.split()) + "--"
+    for name in defaults(transfer_clothes).keys() - {"task", "source"}:
+        values = [str(field.default) for task in TASKS.values() for field in dataclasses.fields(task) if field.name == name]
+        option = said[said.index(f"--{name.replace('_', '-')} "):].split(" --")[0]
+        assert f"[default: ({'; '.join(dict.fromkeys(values))})]".replace("(1.0)", "(1)").replace("(0.0)", "(0)") in option, option
+    assert {name for task in TASKS.values() for name in defaults(task)} == defaults(transfer_clothes).keys() - {"task", "source"}
 
 
 def test_help_says_the_defaults():

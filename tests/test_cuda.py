@@ -10,7 +10,7 @@ import torch
 from transfer_nbs.bn_eval import bn_eval
 from transfer_nbs.bundle import load_bundle
 from transfer_nbs.checkpoint import FitSettings
-from transfer_nbs.clothes import practice_folder
+from transfer_nbs.clothes import Camouflage, practice_folder
 from transfer_nbs.compare import CompareSettings, compare
 from transfer_nbs.tables import write_tables
 from transfer_nbs.data import make_loaders, read_folder
@@ -28,7 +28,7 @@ SETTINGS = TrainSettings(size=64, epochs=2, device="cuda")
 
 @pytest.fixture(scope="module")
 def figures():
-    folder = practice_folder(n=240, size=96, seed=3)
+    folder = practice_folder(Camouflage(n=240, size=96, seed=3))
     return folder, read_folder(folder, valid_fraction=1/3)
 
 

@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 
 from transfer_nbs.batches import ImageDataset, start_epoch
 from transfer_nbs.chart import show_images
-from transfer_nbs.clothes import practice_folder
+from transfer_nbs.clothes import Camouflage, practice_folder
 from transfer_nbs.data import make_loaders, read_folder, train_transform, valid_transform
 from transfer_nbs.folders import read_test
 from transfer_nbs.images import open_image
@@ -25,7 +25,7 @@ SPEC = ImageSpec(("camouflage_clothes", "normal_clothes"), size=64)
 
 
 @pytest.fixture(scope="module")
-def practice() -> Path: return practice_folder(n=200, size=128, seed=0)
+def practice() -> Path: return practice_folder(Camouflage(n=200, size=128, seed=0))
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from test_commands import REAL, assert_one_line_error
 
 from transfer_nbs.weight_files import read_weights
 from transfer_nbs.bundle import _digest, load_bundle
-from transfer_nbs.clothes import make_clothes
+from transfer_nbs.clothes import Camouflage, make_clothes
 from transfer_nbs.compare import CompareSettings
 from transfer_nbs.recipes import RECIPES, train_recipe
 from transfer_nbs.folders import split_hash
@@ -45,7 +45,7 @@ SETTINGS = FitSettings("deeper_head", epochs=4, size=32, device="cpu")
 @pytest.fixture(scope="session")
 def figures(tmp_path_factory):
     "Ninety drawn figures of 40 pixels, in two classes."
-    return make_clothes(tmp_path_factory.mktemp("data") / "figures", n=90, size=40, workers=1)
+    return make_clothes(tmp_path_factory.mktemp("data") / "figures", Camouflage(n=90, size=40), workers=1)
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ import torchvision
 from kills import Call, Commands, Disk, Place, Run
 from PIL import Image
 
-from transfer_nbs.clothes import make_clothes
+from transfer_nbs.clothes import Camouflage, make_clothes
 
 pytestmark = pytest.mark.skipif(bool(kills.why_not()), reason=kills.why_not())
 HOW_MANY = os.environ.get("TRANSFER_KILLS", "")  # moments of each command, or "all"; "": a few
@@ -47,8 +47,8 @@ SMALL = "IMAGES --size 32 --device cpu --precision float32 --arch shufflenet_v2_
 CASES = {
     "split": Case("commands:split", "IMAGES AREA/split"),
     "split, copied": Case("commands:split", "IMAGES AREA/new/split --mode copy"),
-    "clothes": Case("commands:clothes", "AREA/new/clothes --n 4 --size 16"),
-    "practice data": Case("clothes:practice_folder", "", before="from functools import partial; practice_folder = partial(practice_folder, n=4, size=16)"),
+    "clothes": Case("commands:clothes", "AREA/new/clothes --n 4 --n-valid 2 --size 16"),
+    "practice data": Case("clothes:practice_folder", "", before="from functools import partial; practice_folder = partial(practice_folder, Patterns(n=4, n_valid=2, size=16))"),
     "compare": Case("commands:compare", f"{SMALL} --recipes bn_eval,from_scratch --seeds 1 --epochs 1 --out AREA/new/out"),
     "fit": Case("commands:fit", f"{SMALL} --recipe bn_eval --epochs 2 --test_fraction 0.2 --out AREA/new/bundle",
                 unseen=r"\.tmp\w+$|/model\.safetensors$"),  # safetensors renames by a system call of its own
@@ -76,7 +76,7 @@ def commands(scratch):
 @pytest.fixture(scope="module")
 def places(scratch, commands):
     "Images, weights and a bundle, which no command may change; and a cache that knows how fast this machine is."
-    make_clothes(scratch / "images", n=16, size=40, workers=1)
+    make_clothes(scratch / "images", Camouflage(n=16, size=40), workers=1)
     for name in ("images/camouflage_clothes/broken.jpg", "images/normal_clothes/empty.png"): (scratch / name).touch()
     shutil.copytree(scratch / "images", scratch / "mine")
     for name in ("broken.jpg", "empty.png"): next((scratch / "images").rglob(name)).unlink()

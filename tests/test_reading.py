@@ -19,7 +19,7 @@ from torchvision.transforms import v2
 
 from transfer_nbs.inference import prepare_image
 from transfer_nbs.check import check_folder
-from transfer_nbs.clothes import practice_folder
+from transfer_nbs.clothes import Camouflage, practice_folder
 from transfer_nbs.compare import CompareSettings
 from transfer_nbs.recipes import image_spec
 from transfer_nbs.batches import ImageDataset
@@ -399,7 +399,7 @@ def old_to_rgb(image):
 
 
 def test_ordinary_images_are_read_as_ever(tmp_path):
-    photograph = Image.open(next(practice_folder(n=20, size=128).rglob("*.jpg"))).convert("RGB")
+    photograph = Image.open(next(practice_folder(Camouflage(n=20, size=128)).rglob("*.jpg"))).convert("RGB")
     ways = {"a.jpg": photograph, "b.png": photograph, "c.png": photograph.convert("L"), "d.png": photograph.quantize(64), "e.png": photograph.convert("1"),
             "f.tif": photograph.convert("CMYK"), "g.webp": photograph, "h.bmp": photograph, "i.ppm": photograph, "k.png": photograph.convert("RGBA"),
             "l.tif": photograph.convert("YCbCr"), "m.jpg": photograph.convert("CMYK")}

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
-from transfer_nbs.clothes import practice_folder
+from transfer_nbs.clothes import Camouflage, practice_folder
 from transfer_nbs.duplicates import find_duplicates
 from transfer_nbs.files import content_hash
 from transfer_nbs.folders import find_images
@@ -22,7 +22,7 @@ GREY = Image.new("RGB", (8, 8), "grey")
 
 
 @pytest.fixture(scope="module")
-def practice() -> Path: return practice_folder(n=200, size=128, seed=0)
+def practice() -> Path: return practice_folder(Camouflage(n=200, size=128, seed=0))
 
 
 @pytest.fixture(scope="module")

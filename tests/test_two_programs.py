@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from transfer_nbs.clothes import make_clothes, practice_folder
+from transfer_nbs.clothes import Camouflage, make_clothes, practice_folder
 from transfer_nbs.files import claim, is_unfinished
 from transfer_nbs.formulas import BankSettings, draw_bank
 from transfer_nbs.pretrain import PretrainSettings, pretrain
@@ -16,7 +16,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 @pytest.fixture(scope="module")
-def figures(tmp_path_factory): return make_clothes(tmp_path_factory.mktemp("data") / "figures", n=20, size=40, workers=1)
+def figures(tmp_path_factory): return make_clothes(tmp_path_factory.mktemp("data") / "figures", Camouflage(n=20, size=40), workers=1)
 
 
 def answer(function, barrier, answers):
@@ -65,15 +65,15 @@ def test_two_with_other_settings(figures, tmp_path):
 
 
 def test_two_sets_of_clothes(figures, tmp_path):
-    assert_told(at_once(lambda: make_clothes(tmp_path / "clothes", n=20, size=40, workers=1)))
+    assert_told(at_once(lambda: make_clothes(tmp_path / "clothes", Camouflage(n=20, size=40), workers=1)))
     assert content(tmp_path / "clothes") == content(figures)
 
 
 def test_practice_data_asked_for_twice(tmp_path, monkeypatch):
     "Both get all of it: nobody who asks for practice data should have to ask again."
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert at_once(lambda: practice_folder(n=20, size=40)) == ["", "", ""]
-    folder = practice_folder(n=20, size=40)
+    assert at_once(lambda: practice_folder(Camouflage(n=20, size=40))) == ["", "", ""]
+    folder = practice_folder(Camouflage(n=20, size=40))
     assert len(list(folder.glob("*/*.jpg"))) == 20 and not list(filter(is_unfinished, Path(folder.parent).rglob("*")))
 
 

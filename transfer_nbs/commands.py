@@ -145,8 +145,7 @@ def transfer_compare(
     arch: Annotated[str, _option("arch")] = _SETTINGS.arch,
     weights: Annotated[str, _option("weights")] = _SETTINGS.weights,
     order: Annotated[str, _option("order")] = _SPLIT["order"],
-    valid_fraction: Annotated[float | None, _option(
-        "valid_fraction", show_default="0.2; of the practice data 0.5")] = None,
+    valid_fraction: Annotated[float, _option("valid_fraction")] = _SPLIT["valid_fraction"],
     test_fraction: Annotated[float, _option("test_fraction")] = _SPLIT["test_fraction"],
     alike: Annotated[int, _option("alike")] = _SPLIT["alike"],
     device: Annotated[str, _option("device")] = _SETTINGS.device,
@@ -310,17 +309,36 @@ def transfer_split(
 
 @command
 def transfer_clothes(
-    dest: Annotated[str, Argument(
-        metavar="DEST", help="New folder for camouflage_clothes and normal_clothes.")],
-    n: Annotated[int, Option(help="Images to draw, half of each class.")] = 2000,
-    size: Annotated[int, Option(help="Width and height of a drawn image, in pixels.")] = 128,
-    seed: Annotated[int, Option(help="Another seed draws other images.")] = 0,
-    source: Annotated[str, Option(
-        help="drawn, or kaggle: the article's own photographs.")] = "drawn",
+    dest: Annotated[str, Argument(metavar="DEST", help="New folder for the images.")],
+    task: Annotated[str, Option(
+        help="patterns: which of ten a cloth has; pairs: whether two cloths match; camouflage: people in "
+             "camouflage or normal clothes.")] = "patterns",
+    n: Annotated[int | None, Option(
+        help="Images to train on; of camouflage, all images.", show_default="600; 2000")] = None,
+    size: Annotated[int | None, Option(
+        help="Width and height of an image, in pixels.", show_default="128")] = None,
+    seed: Annotated[int | None, Option(help="Another seed draws other images.", show_default="0")] = None,
+    source: Annotated[str, Option(help="drawn, or kaggle: the article's own photographs.")] = "drawn",
+    n_valid: Annotated[int | None, Option(
+        help="Of patterns and pairs, images to validate on.", show_default="800")] = None,
+    camera: Annotated[float | None, Option(
+        help="Of patterns and pairs, 0: a clear camera; 1: dark, bluish, blurred and noisy.",
+        show_default="0.35")] = None,
+    object_size: Annotated[float | None, Option(
+        help="Of patterns and pairs, the side of the cloth, in sides of the image.", show_default="0.35")] = None,
+    clutter: Annotated[int | None, Option(
+        help="Of patterns and pairs, how many other things are in an image.", show_default="0")] = None,
+    imbalance: Annotated[float | None, Option(
+        help="Of patterns and pairs, how many times the training images of the rarest class the most common one "
+             "has.", show_default="1")] = None,
+    wrong_labels: Annotated[float | None, Option(
+        help="Of patterns and pairs, the share of the training images in another class's folder.",
+        show_default="0")] = None,
 ) -> None:
     "Draw the practice data, or fetch the article's photographs."
     from transfer_nbs.clothes import write_clothes
-    write_clothes(dest, n=n, size=size, seed=seed, source=source)
+    write_clothes(dest, task, source, n=n, size=size, seed=seed, n_valid=n_valid, camera=camera, object_size=object_size,
+                  clutter=clutter, imbalance=imbalance, wrong_labels=wrong_labels)
 
 # %% ../nbs/39_commands.ipynb #commands-39
 @command

@@ -54,10 +54,12 @@ def _as_answers(correct) -> np.ndarray:
 # %% ../nbs/58_intervals.ipynb #cell-48
 def compare_pairs(
     correct: dict[str, np.ndarray],  # recipe -> right or wrong (seeds, images)
-) -> pd.DataFrame:  # a row for each pair: first, second, difference, p_value
+    *,
+    confidence: float = 0.95,  # how often the interval holds the true difference
+) -> pd.DataFrame:  # a row for each pair: first, second, difference, low, high, p_value
     """Test every pair of recipes on the same images and seeds; seeds and images are both random.
 
-    The difference is the mean of the first minus that of the second; the p-value is raw.
+    The difference is the mean of the first minus that of the second, with its interval; the p-value is raw.
     With one seed, variation between seeds is not measured and the test speaks of these trained
     models only. Raises ValueError if the tables differ in shape. Source of the shared seed
     variance: Smyth 2004."""
@@ -81,20 +83,23 @@ def compare_pairs(
         freedoms.append(borrowed + seeds - 1)
         if len(own): own = (borrowed * own.mean() + (seeds - 1) * own) / freedoms[-1] / seeds
         parts.append(own)
-    p_values = _p_values(difference, np.array(parts), np.array(freedoms))
-    return pd.DataFrame({"first": [names[k] for k in i], "second": [names[k] for k in j],
-                         "difference": difference, "p_value": p_values})
+    deviation, freedom = _spread(np.array(parts), np.array(freedoms))
+    reach = stats.t.ppf((1 + confidence) / 2, freedom) * deviation
+    differs = np.abs(difference) > 1e-12
+    p_values = np.where(differs, 0.0, 1.0)
+    use = differs & (deviation > 0)
+    p_values[use] = 2 * stats.t.sf(np.abs(difference[use]) / deviation[use], freedom[use])
+    return pd.DataFrame({"first": [names[k] for k in i], "second": [names[k] for k in j], "difference": difference,
+                         "low": difference - reach, "high": difference + reach, "p_value": p_values})
 
-def _p_values(difference, parts, freedoms) -> np.ndarray:
-    """Two-sided t tests of differences whose variance is a sum of independent parts.
+def _spread(parts, freedoms) -> tuple[np.ndarray, np.ndarray]:
+    """Standard deviations and degrees of freedom where a variance is a sum of independent parts.
 
     Source: Satterthwaite 1946."""
-    variance, differs = parts.sum(0), np.abs(difference) > 1e-12
-    p_values = np.where(differs, 0.0, 1.0)
-    use = differs & (variance > 0)
-    freedom = variance[use]**2 / (parts[:, use]**2 / freedoms[:, None]).sum(0)
-    p_values[use] = 2 * stats.t.sf(np.abs(difference[use]) / variance[use]**0.5, freedom)
-    return p_values
+    variance, freedom = parts.sum(0), np.full(parts.shape[1], np.inf)
+    known = variance > 0
+    freedom[known] = variance[known]**2 / (parts[:, known]**2 / freedoms[:, None]).sum(0)
+    return variance**0.5, freedom
 
 # %% ../nbs/58_intervals.ipynb #cell-59
 def compare_with_best(

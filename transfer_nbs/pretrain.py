@@ -31,7 +31,7 @@ from torchvision.transforms.v2.functional import normalize
 
 from .named_weights import BUNDLED_ARCH, BUNDLED_WEIGHTS
 from .fusion import eval_mode
-from .clothes import practice_folder
+from .clothes import Camouflage, practice_folder
 from .console import progress_bar
 from .batches import ImageDataset
 from .data import read_folder
@@ -349,7 +349,7 @@ def _practice_accuracy(
     images: int,  # of the practice data
 ) -> float:  # mean of five splits
     "The accuracy of a linear probe on practice images, while the backbone learns from formulas."
-    folder = practice_folder(n=images, size=96, seed=54321)
+    folder = practice_folder(Camouflage(n=images, size=96, seed=54321))
     table = read_folder(folder, valid_fraction=0.25)
     body = nn.Sequential(*list(learner.body.children())[:-2])
     return float(linear_probe(*compute_features(body, folder, table, size=96)).mean())
