@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['TECHNIQUE_NAMES', 'one_rate', 'MAP', 'SETTINGS', 'REGIMES', 'RESULTS', 'Setting', 'Regime', 'run_setting',
-           'read_gains', 'plot_gains', 'read_map', 'plot_map']
+           'read_gains', 'plot_gains', 'try_regime', 'read_map', 'plot_map']
 
 # %% ../nbs/83_regimes.ipynb #regimes-05
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,8 +21,9 @@ from .clothes import Pairs, Patterns, practice_folder
 from .compare import CompareSettings, compare
 from .data import read_folder
 from .intervals import compare_pairs
-from .recipes import RECIPES, TECHNIQUES
+from .recipes import RECIPES, TECHNIQUES, train_recipe
 from .run_folder import read_run
+from .settings import TrainSettings
 from .training import Phase, Recipe, all_parameters
 
 # %% ../nbs/83_regimes.ipynb #regimes-11
@@ -155,6 +156,22 @@ def plot_gains(
     ax.tick_params(axis="y", length=0)
     ax.spines[["top", "left", "right"]].set_visible(False)
     return ax
+
+# %% ../nbs/83_regimes.ipynb #regimes-44
+def try_regime(
+    regime: Regime,
+    *,
+    n: int = 200,  # images to train on
+    n_valid: int = 400,  # images to validate on
+    seed: int = 0,
+) -> pd.Series:  # the accuracy of both recipes, the technique's first
+    "Train both recipes of a regime with one seed, in a smaller set of images of its world."
+    RECIPES.setdefault("one_rate", one_rate)
+    setting = SETTINGS[regime.setting]
+    folder = practice_folder(replace(setting.world, n=n, n_valid=n_valid))
+    table, settings = read_folder(folder), TrainSettings(epochs=setting.epochs, batch_size=setting.batch_size)
+    return pd.Series({name: train_recipe(RECIPES[name], settings, table, folder, seed=seed).correct.mean()
+                      for name in (regime.technique, regime.than)})
 
 # %% ../nbs/83_regimes.ipynb #regimes-51
 def read_map(
