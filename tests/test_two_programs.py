@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from transfer_nbs.clothes import Camouflage, make_clothes, practice_folder
+from transfer_nbs.clothes import Camouflage, Patterns, make_clothes, practice_folder
 from transfer_nbs.files import claim, is_unfinished
 from transfer_nbs.formulas import BankSettings, draw_bank
 from transfer_nbs.pretrain import PretrainSettings, pretrain
@@ -64,9 +64,10 @@ def test_two_with_other_settings(figures, tmp_path):
     assert content(tmp_path / "split") in [content(tmp_path / str(seed)) for seed in (0, 1)]
 
 
-def test_two_sets_of_clothes(figures, tmp_path):
-    assert_told(at_once(lambda: make_clothes(tmp_path / "clothes", Camouflage(n=20, size=40), workers=1)))
-    assert content(tmp_path / "clothes") == content(figures)
+@pytest.mark.parametrize("task", [Camouflage(n=20, size=40), Patterns(n=20, n_valid=10, size=40, wrong_labels=0.5)], ids=["camouflage", "patterns"])
+def test_two_sets_of_clothes(task, tmp_path):
+    assert_told(at_once(lambda: make_clothes(tmp_path / "clothes", task, workers=1)))
+    assert content(tmp_path / "clothes") == content(make_clothes(tmp_path / "alone", task, workers=1))
 
 
 def test_practice_data_asked_for_twice(tmp_path, monkeypatch):
