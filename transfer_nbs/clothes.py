@@ -47,7 +47,7 @@ class Patterns:
     n_valid: int = 800  # images to validate on, in all; equally many of each class, and each label is right
     size: int = 128  # width and height in pixels
     seed: int = 0  # another seed, another set of images
-    camera: float = 0.35  # 0: as clear as a drawing; 1: dark, bluish, blurred and noisy
+    camera: float = 0.7  # 0: as clear as a drawing; 1: dark, bluish, blurred and noisy
     object_size: float = 0.35  # side of the cloth, in sides of the image
     clutter: int = 0  # other things in the image
     imbalance: float = 1.0  # the most common class has so many times the training images of the rarest
