@@ -354,8 +354,8 @@ def test_recipes_that_diverged_in_table_and_chart():
         plt.close(ax.figure)
 
 
-@pytest.mark.parametrize("run", ["practice", "practice_seed1"])
-def test_table_and_chart_of_the_practice_data(run):
+@pytest.mark.parametrize("run", ["practice", "practice_unseen", "camouflage"])
+def test_table_and_chart_of_the_committed_comparisons(run):
     "The baselines are far behind, the table fits 100 columns, and the chart says the same in the same order."
     results, correct = read_run(ROOT / "nbs" / "results" / run)
     summary, baselines = summarize(results, correct), {recipe.name for recipe in BASELINES}
