@@ -80,6 +80,18 @@ def test_update_lr_refuses_another_number_of_learning_rates(optimizer):
     assert [group["lr"] for group in optimizer.param_groups] == [1e-3, 1e-3]
 
 
+def test_first_steps_of_adam_are_as_long_as_the_learning_rates_of_the_groups(optimizer):
+    "A backbone at a hundredth of the head's learning rate goes a hundredth as far, whatever its gradients."
+    update_lr(optimizer, [1e-5, 1e-3])
+    before = [[parameter.detach().clone() for parameter in group["params"]] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        for parameter in group["params"]: parameter.grad = torch.randn_like(parameter).sign() * 7
+    optimizer.step()
+    moved = [max((now - old).abs().max().item() for now, old in zip(group["params"], olds))
+             for group, olds in zip(optimizer.param_groups, before)]
+    assert moved[1] == pytest.approx(1e-3, rel=1e-2) and moved[1] / moved[0] == pytest.approx(100, rel=0.05)
+
+
 def noted_steps(recipe, model):
     "The learning rate of each group (None: none) at every step of a training run of two epochs."
     rates, groups = [], recipe.groups(model)
