@@ -162,7 +162,7 @@ def plot_gains(
         place = dict(xycoords=ax.get_yaxis_transform(), textcoords="offset points", va="center", annotation_clip=False)
         ax.annotate(f"{row.technique} {row.accuracy:.3f}\n{row.than} {row.other:.3f}", (1, y), (8, 0), fontsize=8, **place)
     ax.axvline(0, color="black", linewidth=1)
-    ax.set_yticks(range(len(gains)), [f"{row.title}\npredicted: {row.expected}" for row in gains.itertuples()], fontsize=9)
+    ax.set_yticks(range(len(gains)), [row.title + f"\npredicted: {row.expected}" * bool(row.expected) for row in gains.itertuples()], fontsize=9)
     ax.set(ylim=(len(gains) - 0.5, -0.5), xlabel="gain in points of accuracy, 95% interval")
     ax.tick_params(axis="y", length=0)
     ax.spines[["top", "left", "right"]].set_visible(False)
