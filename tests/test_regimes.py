@@ -71,6 +71,16 @@ def test_the_map_has_a_colour_only_where_a_gain_is_significant():
     plt.close(ax.figure)
 
 
+def test_the_map_says_what_page_11_and_the_home_page_say_of_it():
+    gains = read_map(RESULTS)
+    helps = gains.significant.groupby(gains.technique).sum()
+    assert (gains.gain[gains.significant] > 0).all() and helps["discriminative_bn_trainable"] == 0
+    assert helps.idxmax() == "deeper_head" and helps.max() < len(MAP)
+    largest = gains.loc[gains.gain.idxmax()]
+    assert (largest.technique, largest.setting) == ("deeper_head", "poor_camera")
+    assert not gains.significant[gains.setting == "large_cloth"].any()
+
+
 def test_gains_are_drawn_where_they_are():
     rows = dict(title="a", expected="helps", technique="x", than="y", accuracy=0.7, other=0.6)
     gains = pd.DataFrame([rows | dict(gain=0.1, low=0.05, high=0.15), rows | dict(gain=0.01, low=-0.02, high=0.04)])

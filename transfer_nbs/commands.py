@@ -323,7 +323,7 @@ def transfer_clothes(
         help="Of patterns and pairs, images to validate on.", show_default="800")] = None,
     camera: Annotated[float | None, Option(
         help="Of patterns and pairs, 0: a clear camera; 1: dark, bluish, blurred and noisy.",
-        show_default="0.35")] = None,
+        show_default="0.7")] = None,
     object_size: Annotated[float | None, Option(
         help="Of patterns and pairs, the side of the cloth, in sides of the image.", show_default="0.35")] = None,
     clutter: Annotated[int | None, Option(
