@@ -76,8 +76,8 @@ def test_the_map_says_what_page_11_and_the_home_page_say_of_it():
     helps = gains.significant.groupby(gains.technique).sum()
     assert (gains.gain[gains.significant] > 0).all() and helps["discriminative_bn_trainable"] == 0
     assert helps.idxmax() == "deeper_head" and helps.max() < len(MAP)
-    largest = gains.loc[gains.gain.idxmax()]
-    assert (largest.technique, largest.setting) == ("deeper_head", "poor_camera")
+    largest = gains.nlargest(2, "gain")
+    assert set(largest.technique) == {"deeper_head"} and set(largest.setting) == {"imbalance", "poor_camera"}
     assert not gains.significant[gains.setting == "large_cloth"].any()
 
 

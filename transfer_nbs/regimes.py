@@ -206,7 +206,7 @@ def plot_map(
         ax.add_patch(plt.Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=shade, edgecolor="0.85"))
         ax.text(x, y, f"{100 * row.gain:+.1f} ± {50 * (row.high - row.low):.1f}", ha="center", va="center", fontsize=9,
                 color="black" if row.significant else "0.45")
-    ax.set_xticks(range(len(names)), [name.replace("_", "\n", 1).replace("bn_", "BN ") for name in names], fontsize=9)
+    ax.set_xticks(range(len(names)), [name.replace("bn_", "BN ").replace("_", "\n", 1) for name in names], fontsize=9)
     ax.set_yticks(range(len(titles)), titles, fontsize=9)
     ax.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(titles) - 0.5, -0.5))
     ax.tick_params(length=0, labeltop=True, labelbottom=False)
