@@ -6,12 +6,10 @@ is twice as fast as one for all: give each the names of other settings.
     OMP_NUM_THREADS=1 python benchmarks/regimes.py --out nbs/results/regimes
 """
 
-from pathlib import Path
-
 from fastcore.script import call_parse
 
 from transfer_nbs.console import user_errors
-from transfer_nbs.hardware import describe_environment, keep_freed_memory
+from transfer_nbs.hardware import keep_freed_memory
 from transfer_nbs.regimes import SETTINGS, run_setting
 
 
@@ -23,12 +21,11 @@ def regimes(
 ):
     "Run the settings of the regimes and of the map."
     with user_errors("regimes"):
-        chosen = names.split(",") if names else list(SETTINGS)
+        chosen = [name.strip() for name in names.split(",")] if names else list(SETTINGS)
         if unknown := [name for name in chosen if name not in SETTINGS]:
-            raise ValueError(f"names has {unknown[0]}; give some of {', '.join(SETTINGS)}")
+            raise ValueError(f"names has {unknown[0]!r}; give some of {', '.join(SETTINGS)}")
         if seeds < 1: raise ValueError(f"seeds is {seeds}: give 1 or more")
         keep_freed_memory()
         for name in chosen:
             print(f"{name}: {SETTINGS[name].title}", flush=True)
             run_setting(name, out, seeds=seeds)
-        (Path(out) / "environment.txt").write_text(describe_environment() + "\n", encoding="utf-8")

@@ -48,7 +48,7 @@ CASES = {
     "split": Case("commands:split", "IMAGES AREA/split"),
     "split, copied": Case("commands:split", "IMAGES AREA/new/split --mode copy"),
     "clothes": Case("commands:clothes", "AREA/new/clothes --n 4 --n-valid 2 --size 16"),
-    "practice data": Case("clothes:practice_folder", "", before="from functools import partial; practice_folder = partial(practice_folder, Patterns(n=4, n_valid=2, size=16))"),
+    "practice data": Case("clothes:practice_folder", "", before="from functools import partial; from transfer_nbs.clothes import Patterns; practice_folder = partial(practice_folder, Patterns(n=4, n_valid=2, size=16))"),
     "compare": Case("commands:compare", f"{SMALL} --recipes bn_eval,from_scratch --seeds 1 --epochs 1 --out AREA/new/out"),
     "fit": Case("commands:fit", f"{SMALL} --recipe bn_eval --epochs 2 --test_fraction 0.2 --out AREA/new/bundle",
                 unseen=r"\.tmp\w+$|/model\.safetensors$"),  # safetensors renames by a system call of its own

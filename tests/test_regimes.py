@@ -10,6 +10,7 @@ import pytest
 
 from transfer_nbs import regimes
 from transfer_nbs.clothes import Patterns
+from transfer_nbs.intervals import compare_pairs
 from transfer_nbs.regimes import MAP, REGIMES, SETTINGS, Regime, Setting, plot_gains, plot_map, read_gains, read_map, run_setting
 from transfer_nbs.run_folder import read_run
 
@@ -48,6 +49,16 @@ def test_the_script_names_a_setting_that_is_unknown(tmp_path):
     assert "default" in answer.stderr and "poor_camera" in answer.stderr
 
 
+def test_other_recipes_of_a_setting_tell_how_far_seeds_spread():
+    "One setting has the name of a recipe of its own."
+    answers = read_run(RESULTS / "one_rate")[1]
+    gain = read_gains([Regime("one_rate", "one_rate_tenth", "one_rate_hundredth", "")], RESULTS).iloc[0]
+    pairs = compare_pairs(answers).set_index(["first", "second"])
+    expected = pairs.loc[("one_rate_tenth", "one_rate_hundredth")]
+    assert (gain.low, gain.high) == (pytest.approx(expected.low), pytest.approx(expected.high))
+    with pytest.raises(ValueError, match="bn_eval is compared with itself"): read_gains([Regime("mild_camera", "bn_eval", "bn_eval", "")], RESULTS)
+
+
 def test_every_regime_compares_recipes_of_its_setting():
     for some in REGIMES.values():
         for regime in some: assert {regime.technique, regime.than} <= set(SETTINGS[regime.setting].recipes)
@@ -67,7 +78,7 @@ def test_the_map_has_a_colour_only_where_a_gain_is_significant():
     white = [patch.get_facecolor()[:3] == (1, 1, 1) for patch in ax.patches]
     assert [not each for each in white] == gains.significant.tolist()
     texts = [text.get_text() for text in ax.texts]
-    assert texts[0] == f"{100 * gains.gain[0]:+.1f} ± {50 * (gains.high[0] - gains.low[0]):.1f}"
+    assert texts[0] == f"{100 * gains.other[0]:.1f}%" and texts[len(MAP)] == f"{100 * gains.gain[0]:+.1f} ± {50 * (gains.high[0] - gains.low[0]):.1f}"
     plt.close(ax.figure)
 
 
@@ -79,6 +90,8 @@ def test_the_map_says_what_page_11_and_the_home_page_say_of_it():
     largest = gains.nlargest(2, "gain")
     assert set(largest.technique) == {"deeper_head"} and set(largest.setting) == {"imbalance", "poor_camera"}
     assert not gains.significant[gains.setting == "large_cloth"].any()
+    best = gains.loc[gains.groupby("setting").gain.idxmax()]
+    assert set(best.technique) == {"deeper_head"} and (gains.gain[gains.technique == "deeper_head"] > 0).all()
 
 
 def test_gains_are_drawn_where_they_are():

@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -54,11 +53,11 @@ class Patterns:
     wrong_labels: float = 0.0  # share of the training images that are in another class's folder
 
     def __post_init__(self):
-        _check_numbers(self, n=(1, math.inf), n_valid=(1, math.inf), size=(16, 1024),
+        _check_numbers(self, n=(1, 10**7), n_valid=(1, 10**7), size=(16, 1024),
                        seed=(0, math.inf), camera=(0, 2), object_size=(0.1, 1), clutter=(0, 100),
                        imbalance=(1, 100), wrong_labels=(0, 1))
 
-    classes: ClassVar[dict[str, list[tuple]]] = {name: [(name,)] for name in PATTERNS}  # what each may show
+    classes = {name: [(name,)] for name in PATTERNS}  # what each may show
 
     @cached_property
     def plan(self) -> list[tuple[str, tuple, tuple]]: return plan_images(self)
@@ -81,8 +80,13 @@ class Patterns:
 class Pairs(Patterns):
     """The task `pairs`: do two pieces of cloth have the same pattern? DEST/train/match, DEST/train/differ, and so on.
 
-    Both classes show dots and stripes equally often, so neither pattern alone says anything."""
-    classes: ClassVar[dict[str, list[tuple]]] = {
+    Both classes show dots and stripes equally often, so neither pattern alone says anything.
+    Larger pieces than half of the image would cover each other."""
+    def __post_init__(self):
+        super().__post_init__()
+        _check_numbers(self, object_size=(0.1, 0.5))
+
+    classes = {
         "differ": [("dots", "stripes"), ("stripes", "dots")], "match": [("dots", "dots"), ("stripes", "stripes")]}
 
 # %% ../nbs/20_clothes.ipynb #cell-p3
@@ -188,7 +192,7 @@ class Camouflage:
     seed: int = 0  # another seed, another set of images
 
     def __post_init__(self):
-        _check_numbers(self, n=(len(CAMOUFLAGE_CLASSES), math.inf), size=(16, 1024), seed=(0, math.inf))
+        _check_numbers(self, n=(len(CAMOUFLAGE_CLASSES), 10**7), size=(16, 1024), seed=(0, math.inf))
 
     @property
     def files(self) -> list[str]:
@@ -275,13 +279,17 @@ def _check_dest(
         raise NotADirectoryError(f"{dest}: is a file, not a folder; {remedy}")
     unused = not dest.exists() or all(map(is_unfinished, dest.iterdir()))  # new, or left by a killed program
     if unused: return
-    try: held = json.loads((dest / ".clothes.json").read_text())
+    try:
+        held = json.loads((dest / ".clothes.json").read_text())
+        if not isinstance(held, dict): raise ValueError("no record")
     except (FileNotFoundError, ValueError):
         said = f"{dest}: has something else in it, and nothing is overwritten; {remedy}"
         raise FileExistsError(said) from None
     wrong = [key for key in {**settings, **held} if held.get(key) != settings.get(key)]
     if not wrong: return
-    other = ", ".join(f"{key} {held.get(key)} instead of {settings.get(key)}" for key in wrong)
+    tasks = [each.get("task", "camouflage") for each in (held, settings)]
+    if tasks[0] != tasks[1]: other = f"task {tasks[0]} instead of {tasks[1]}"
+    else: other = ", ".join(f"{key} {held.get(key)} instead of {settings.get(key)}" for key in wrong)
     raise FileExistsError(f"{dest}: holds images made with {other}; {remedy}, or remove this one")
 
 # %% ../nbs/20_clothes.ipynb #5a0c1221
@@ -415,6 +423,7 @@ def write_clothes(
     given = {name: value for name, value in settings.items() if value is not None}
     if task not in TASKS: raise ValueError(f"task is {task!r}; give {', '.join(TASKS)}")
     if source not in ("drawn", "kaggle"): raise ValueError(f"source is {source!r}; give drawn or kaggle")
+    if source == "kaggle" and task != "patterns": raise ValueError(f"task is {task}, which is drawn; leave it out, or --source")
     known = {field.name for field in fields(TASKS[task])} if source == "drawn" else set()
     if foreign := sorted(given.keys() - known):
         owner = "photographs" if source == "kaggle" else f"the task {task}"

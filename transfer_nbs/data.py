@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 from .batches import ImageDataset, ShuffledBatches, batch_loader, equal_chances
 from .folders import find_splits, list_splits, trainable_layout
 from .settings import SAME_PICTURE
-from .split import split_images
+from .split import check_split_options, split_images
 from .views import ImageSpec, centre_view
 
 # %% ../nbs/02_data.ipynb #cell-24
@@ -32,6 +32,8 @@ def read_folder(
     """List the images of a folder with class and split: as the folder is split, or else split here.
 
     Raises ValueError as `trainable_layout` does, and for a `test_fraction` beside a test folder."""
+    check_split_options(valid_fraction, 0.0, order, seed)
+    if not 0 <= test_fraction < 1: raise ValueError(f"test_fraction is {test_fraction}; it must be 0 or more, and below 1")
     folder, how = Path(folder), dict(seed=seed, order=order, alike=alike)
     if "" in find_splits(folder):
         table = split_images(folder, valid_fraction=valid_fraction, test_fraction=test_fraction, **how)

@@ -21,6 +21,7 @@ from .bn_trainable import body_bn_head
 from .clothes import Pairs, Patterns, practice_folder
 from .compare import CompareSettings, compare
 from .data import read_folder
+from .files import csv_text, write_file
 from .intervals import compare_pairs
 from .recipes import RECIPES, TECHNIQUES, train_recipe
 from .run_folder import read_run
@@ -58,9 +59,9 @@ _HEADS = ("discriminative_bn_frozen", "concat_pooling", "deeper_head")
 
 # %% ../nbs/83_regimes.ipynb #regimes-12
 MAP = {  # a knob each, and what all techniques make of it
-    "clear_camera": Setting("clear camera", replace(MILD, camera=0)),
-    "mild_camera": Setting("mild camera"),
-    "poor_camera": Setting("poor camera", replace(MILD, camera=1)),
+    "clear_camera": Setting("clear camera (0)", replace(MILD, camera=0)),
+    "mild_camera": Setting("mild camera (0.35)"),
+    "poor_camera": Setting("poor camera (1)", replace(MILD, camera=1)),
     "small_cloth": Setting("small cloth", replace(MILD, object_size=0.2)),
     "large_cloth": Setting("large cloth", replace(MILD, object_size=0.7)),
     "clutter": Setting("clutter", replace(MILD, clutter=10)),
@@ -124,7 +125,7 @@ def run_setting(
     setting = SETTINGS[name]
     folder = practice_folder(setting.world)
     out = compare(setting.options(seeds), read_folder(folder), folder, out=Path(out) / name, say=say)
-    read_run(out)[0].to_csv(out / "results.csv", index=False)
+    write_file(out / "results.csv", csv_text(read_run(out)[0]))
     return out
 
 # %% ../nbs/83_regimes.ipynb #regimes-41
@@ -135,9 +136,10 @@ def read_gains(
     "What was measured of some regimes."
     rows = []
     for regime in regimes:
+        if regime.technique == regime.than: raise ValueError(f"{regime.technique} is compared with itself: name two recipes")
         answers = read_run(Path(results) / regime.setting)[1]
         first, second = (answers[name] for name in (regime.technique, regime.than))
-        others = {name: answer for name, answer in answers.items() if name not in regime}  # they tell how far seeds spread
+        others = {name: answer for name, answer in answers.items() if name not in (regime.technique, regime.than)}  # they tell how far seeds spread
         pair = compare_pairs({regime.technique: first, regime.than: second} | others).iloc[0]
         rows.append(regime._asdict() | dict(title=SETTINGS[regime.setting].title, gain=pair.difference, low=pair.low,
                                             high=pair.high, p_value=pair.p_value, seeds=first.shape[0], images=first.shape[1],
@@ -198,17 +200,20 @@ def plot_map(
 ) -> Axes:
     "The map of what helps where."
     titles, names = list(dict.fromkeys(gains.title)), list(dict.fromkeys(gains.technique))
-    _, ax = plt.subplots(figsize=(1.35 * len(names) + 2, 0.5 * len(titles) + 1.1), dpi=100, layout="constrained")
+    _, ax = plt.subplots(figsize=(1.35 * len(names) + 3.2, 0.5 * len(titles) + 1.1), dpi=100, layout="constrained")
     largest = gains.gain.abs().max()
+    for y, title in enumerate(titles):
+        ax.text(-1, y, f"{100 * gains.other[gains.title == title].iloc[0]:.1f}%", ha="center", va="center", fontsize=9)
     for row in gains.itertuples():
         x, y = names.index(row.technique), titles.index(row.title)
         shade = plt.get_cmap("RdYlGn")(0.5 + 0.42 * row.gain / largest) if row.significant else "white"
         ax.add_patch(plt.Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=shade, edgecolor="0.85"))
         ax.text(x, y, f"{100 * row.gain:+.1f} ± {50 * (row.high - row.low):.1f}", ha="center", va="center", fontsize=9,
                 color="black" if row.significant else "0.45")
-    ax.set_xticks(range(len(names)), [name.replace("bn_", "BN ").replace("_", "\n", 1) for name in names], fontsize=9)
+    above = ["feature\nextractor", *(name.replace("bn_", "BN ").replace("_", "\n", 1) for name in names)]
+    ax.set_xticks(range(-1, len(names)), above, fontsize=9)
     ax.set_yticks(range(len(titles)), titles, fontsize=9)
-    ax.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(titles) - 0.5, -0.5))
+    ax.set(xlim=(-1.5, len(names) - 0.5), ylim=(len(titles) - 0.5, -0.5))
     ax.tick_params(length=0, labeltop=True, labelbottom=False)
     ax.spines[:].set_visible(False)
     return ax
