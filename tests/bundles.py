@@ -6,9 +6,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import forks
 import pandas as pd
 import pytest
-import forks
 from forks import BIN
 
 from transfer_nbs.bundle import Bundle, _current_versions, _describe_recipe, _digest, make_bundle, save_bundle

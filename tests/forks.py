@@ -47,9 +47,10 @@ def _ask(kind, command, given, cwd, text):
         files[0].write_bytes(given.encode() if isinstance(given, str) else given or b"")
         server = _server()
         print(json.dumps(dict(kind=kind, command=command, cwd=str(cwd), files=[str(file) for file in files])), file=server.stdin, flush=True)
-        status = int(server.stdout.readline())
+        answer = server.stdout.readline()
+        if not answer: raise RuntimeError("the process that runs commands and notebooks has ended")
         said = [file.read_bytes() for file in files[1:]]
-    return subprocess.CompletedProcess(command, status, *([text.decode() for text in said] if text else said))
+    return subprocess.CompletedProcess(command, int(answer), *([text.decode() for text in said] if text else said))
 
 
 @cache
@@ -78,7 +79,9 @@ def _status(**asked):
     "What Python would end with, without the second that it takes to put away every module."
     status = 1
     try: status = _carry_out(**asked) or 0
-    except SystemExit as stop: status = stop.code or 0
+    except SystemExit as stop:
+        status = stop.code or 0
+        if isinstance(status, str): status = print(status, file=sys.stderr) or 1  # as Python does
     except BaseException: traceback.print_exc()
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr): stream.flush()

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from forks import BIN, run, run_alone
 import torch
+from forks import BIN, run, run_alone
 from PIL import Image
 
 from transfer_nbs.backbone import feature_count
@@ -293,6 +293,23 @@ def test_hyphens_and_underscores_are_one(clothes, tmp_path):
         assert done.returncode == 0, done.stderr
         tables[way] = (tmp_path / f"to_{way}" / "split.csv").read_text()
     assert len(set(tables.values())) == 1 and tables["hyphen"].count(",valid,") == 18
+
+
+@pytest.mark.parametrize("script, status", [("print('out'); raise SystemExit", 0), ("raise SystemExit(3)", 3), ("raise SystemExit('a reason')", 1),
+                                            ("import os; print(os.getcwd()); 1 / 0", 1), ("import sys; print(sys.stdin.read().upper())", 0)])
+def test_a_fork_ends_as_a_process_of_its_own(script, status, tmp_path):
+    "What it wrote, to both streams, and its exit status: or the tests would see another program than a user does."
+    (tmp_path / "script.py").write_text(script)
+    ended = [way("python", tmp_path / "script.py", given="asked", cwd=tmp_path) for way in (run, run_alone)]
+    assert {done.returncode for done in ended} == {status} and len({done.stdout for done in ended}) == 1
+    assert len({done.stderr.strip().rpartition("\n")[2] for done in ended}) == 1
+
+
+def test_commands_say_in_a_fork_what_they_say_alone(clothes, tmp_path):
+    (tmp_path / "h\u00e4 t\u200b\x1b[31m").mkdir()
+    for command in (("transfer_check", clothes), ("transfer_check", tmp_path / "gone"), ("transfer_split", tmp_path / "h\u00e4 t\u200b\x1b[31m", tmp_path / "out")):
+        one, other = run(*command), run_alone(*command)
+        assert (one.returncode, one.stdout, one.stderr) == (other.returncode, other.stdout, other.stderr)
 
 
 def test_module_does_what_the_script_does(clothes, tmp_path):

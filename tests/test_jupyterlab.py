@@ -78,14 +78,20 @@ def save(page, path, settled=True):
     pytest.fail(f"{path.name} was not saved")
 
 
+def begin(page):
+    "Run all cells; what is chosen before the page has connected to its kernel goes nowhere, so until one has begun."
+    begun = page.locator(".jp-InputPrompt", has_text=re.compile(r"\[(\*|\d+)\]"))
+    for wait in range(120):
+        if begun.count(): return
+        if wait % 10 == 0: choose(page, "Run", "Run All Cells")
+        page.wait_for_timeout(500)
+    pytest.fail("no cell began to run in a minute")
+
+
 def run_all(page, address, path):
     "Run all cells, and save when the kernel has had nothing to do for a second, until all were run; the code cells."
     for cell in code_cells(path): assert cell.execution_count is None
-    begun = page.locator(".jp-InputPrompt", has_text=re.compile(r"\[(\*|\d+)\]"))
-    for wait in range(120):  # what is chosen before the page has connected to its kernel goes nowhere
-        if begun.count(): break
-        if wait % 10 == 0: choose(page, "Run", "Run All Cells")
-        page.wait_for_timeout(500)
+    begin(page)
     deadline = time.monotonic() + SLOWEST
     while time.monotonic() < deadline:
         idle = 0
@@ -133,7 +139,7 @@ def test_progress_bar(lab, browser, close_pages):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)], metadata=dict(kernelspec=dict(name="python3", display_name="python3", language="python")))
     nbformat.write(notebook, folder / "bar.ipynb")
     page = open_notebook(browser, address, "bar")
-    choose(page, "Run", "Run All Cells")
+    begin(page)
     seen, output = [], page.locator(".jp-OutputArea-output")
     for _ in range(600):
         page.wait_for_timeout(200)
