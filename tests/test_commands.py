@@ -392,6 +392,35 @@ def test_seeds_that_no_generator_takes(seed, capsys, tmp_path):
     assert FitSettings("bn_eval", seed=2**63 - 1).seed == 2**63 - 1
 
 
+@pytest.mark.parametrize("arguments, words", [
+    (["--task", "pairs", "--object-size", "0.6"], "object_size is 0.6; give 0.1 to 0.5"),  # larger ones would cover each other
+    (["--n", "99999999999999"], "n is 99999999999999; give 1 to 10000000"), (["--n-valid", "0"], "n_valid is 0; give 1 to 10000000"),
+    (["--source", "kaggle", "--task", "pairs"], "task is pairs, which is drawn; leave it out, or --source"),
+    (["--task", "camouflage", "--camera", "1"], "the task camouflage can't be changed by camera; leave it out")])
+def test_clothes_that_cannot_be_drawn(arguments, words, capsys, tmp_path):
+    assert words in refused(capsys, "clothes", tmp_path / "out", *arguments)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("record, words", [
+    ("[]", "has something else in it, and nothing is overwritten"), ("null", "has something else in it"), ("{", "has something else in it"),
+    ('{"source": "drawn", "drawing": 1, "n": 2, "size": 16, "seed": 0}', "holds images made with task camouflage instead of patterns; give a new folder")])
+def test_clothes_beside_something_else(record, words, capsys, tmp_path):
+    (tmp_path / ".clothes.json").write_text(record)
+    assert words in refused(capsys, "clothes", tmp_path, "--n", 10, "--n-valid", 10, "--size", 16)
+    assert [file.name for file in tmp_path.iterdir()] == [".clothes.json"] and (tmp_path / ".clothes.json").read_text() == record
+
+
+@pytest.mark.parametrize("option, value, words", [
+    ("valid-fraction", "nan", "valid_fraction is nan; it must lie between 0 and 1"), ("valid-fraction", "1.5", "valid_fraction is 1.5"),
+    ("order", "sideways", "order is 'sideways'; it must be 'shuffled' or 'first'"), ("test-fraction", "nan", "test_fraction is nan"), ("test-fraction", "1", "test_fraction is 1")])
+def test_options_of_a_split_are_checked_where_the_folder_is_split_already(option, value, words, capsys, tmp_path):
+    "They would be recorded."
+    run("transfer_clothes", tmp_path / "split", "--n", 20, "--n-valid", 10, "--size", 16)
+    assert words in refused(capsys, "compare", tmp_path / "split", f"--{option}", value, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_size_of_0_is_not_the_usual_one(capsys, tmp_path):
     assert "size is 0: it must be above 0" in refused(capsys, "compare", tmp_path, "--size", 0, "--out", tmp_path / "out")
 
