@@ -83,8 +83,7 @@ def test_bn_layers_are_found_by_type():
 
 
 def test_what_is_said_of_families(transformer):
-    no_bn = "no BN: bn_eval equals feature_extractor, bn_trainable trains the head alone"
     said = {arch: _describe_body(create_body(arch, weights="random")) for arch in ("resnet18", "swin_t")}
     assert said["resnet18"] == ""
-    assert said["swin_t"] == f"{no_bn}; feature maps with channels last, put first by its final step"
-    assert _describe_body(transformer) == f"{no_bn}; no feature map: patch tokens laid out as one, at one image size only"
+    assert said["swin_t"] == "feature maps with channels last, put first by its final step"
+    assert _describe_body(transformer) == "no feature map: patch tokens laid out as one, at one image size only"

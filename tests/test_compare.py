@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from torchvision import models
 
 from transfer_nbs.bundle import make_bundle
 from transfer_nbs.chart import conclusion, format_table, plot_compare
@@ -301,6 +302,58 @@ def test_the_commonest_class_stands_beside_the_accuracies(capsys, tmp_path):
 
 
 # Settings, runs and tables
+
+
+@pytest.fixture(scope="module")
+def without_bn(images, tmp_path_factory):
+    "A comparison on a network that has no BN layer, and its settings."
+    weights = tmp_path_factory.mktemp("weights") / "squeezenet.pth"
+    torch.save(models.squeezenet1_1().state_dict(), weights)
+    names = ("feature_extractor", "bn_eval", "discriminative_bn_frozen", "bn_trainable", "discriminative_bn_trainable", "random_features")
+    settings = CompareSettings(recipes=names, seeds=2, epochs=2, size=64, device="cpu", arch="squeezenet1_1", weights=str(weights))
+    out, said = tmp_path_factory.mktemp("runs") / "without_bn", []
+    compare(settings, read_folder(images), images, out=out, say=said.append)
+    return settings, out, said
+
+
+def test_recipes_that_are_the_same_training_are_run_once(images, without_bn, capsys):
+    "They aren't ranked against each other, nor counted in the correction for many comparisons."
+    settings, out, said = without_bn
+    same = dict(bn_eval="feature_extractor", bn_trainable="feature_extractor", discriminative_bn_trainable="discriminative_bn_frozen")
+    assert read_record(out)["same"] == same and len([line for line in said if "/6" in line]) == 6
+    summary, (results, correct) = write_tables(out).set_index("recipe"), read_run(out)
+    assert set(results.recipe) == set(correct) == set(settings.recipes) - set(same) and len(results) == 6
+    assert set(summary.index) == set(settings.recipes)
+    alone = summarize(results, correct).set_index("recipe")
+    for name, first in same.items():
+        assert summary.verdict[name] == f"same as {first}" and summary.verdict[first] == alone.verdict[first]
+        assert summary["mean"][name] == summary["mean"][first]
+    told = conclusion(summary.reset_index())
+    assert told.endswith("; on this network, bn_eval and bn_trainable the same as feature_extractor, "
+                         "discriminative_bn_trainable the same as discriminative_bn_frozen")
+    assert max(map(len, format_table(summary.reset_index()).splitlines())) <= 100
+    assert read_winner(out)[0] in correct
+    compare(settings, read_folder(images), images, out=out, say=said.append)
+    assert said[-1] == "all 6 runs are there already: nothing was left to train"
+
+
+@pytest.mark.parametrize("name, first", [("bn_eval", "feature_extractor"), ("bn_trainable", "feature_extractor"), ("discriminative_bn_trainable", "discriminative_bn_frozen")])
+def test_the_same_training_gives_the_same_bits(images, without_bn, name, first):
+    settings, out, _ = without_bn
+    made = run_recipe(RECIPES[name], settings, read_folder(images), images, seed=1)
+    there = read_result(out, first, 1)
+    assert (made["correct"], made["history"]) == (there["correct"], there["history"])
+
+
+def test_a_comparison_that_began_without_goes_on_without(images, without_bn, tmp_path):
+    "Of an earlier version: every recipe has runs of its own there."
+    settings, out, _ = without_bn
+    out, said = shutil.copytree(out, tmp_path / "old"), []
+    record = read_record(out)
+    del record["same"]
+    (out / "run.json").write_text(json.dumps(record))
+    compare(settings, read_folder(images), images, out=out, say=said.append)
+    assert "6 of 12 runs are there already, going on" in said and len(read_run(out)[1]) == 6
 
 
 def test_settings_that_cannot_work_are_refused():

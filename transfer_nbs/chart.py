@@ -9,6 +9,7 @@ __all__ = ['conclusion', 'plot_compare', 'format_table', 'show_images', 'plot_hi
 import math
 import textwrap
 from collections.abc import Sequence
+from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -42,16 +43,24 @@ def _text_width(text, size, weight="normal") -> float:
     if not text.strip(): return 0.0
     return TextPath((0, 0), text, size=size, prop=font).get_extents().width
 
+def _judged(summary) -> pd.Series:
+    "The verdict of each recipe; of one that is the same as another, that one's."
+    verdict_of = dict(zip(summary.recipe, summary.verdict))
+    return summary.verdict.map(lambda verdict: verdict_of.get(verdict.removeprefix("same as "), verdict))
+
 def conclusion(summary) -> str:
     "The comparison's result as one sentence."
     diverged = summary.verdict == "diverged"
-    lost, sound = summary.recipe[diverged].tolist(), summary[~diverged]
+    twins = summary[summary.verdict.str.startswith("same as ")]
+    lost, sound = summary.recipe[diverged].tolist(), summary[~diverged].drop(index=twins.index)
     if sound.empty: return "every recipe diverged" if len(lost) > 1 else f"{lost[0]} diverged"
     def one_or_many(names): return names[0] if len(names) == 1 else f"{len(names)} others"
     end = f"; {one_or_many(lost)} diverged" if lost else ""
+    pairs = [f"{' and '.join(rows.recipe)} the {verdict}" for verdict, rows in twins.groupby("verdict", sort=False)]
+    if pairs: end += f"; on this network, {', '.join(pairs)}"
     best = sound.recipe[sound.verdict == "best"].iloc[0]
     others, equal = len(sound) - 1, sound.recipe[sound.verdict == "no significant difference"].tolist()
-    if not others: return f"{best} is left{end}" if lost else f"{best}, alone in this comparison"
+    if not others: return f"{best} is left{end}" if lost else f"{best}, alone in this comparison{end}"
     if not equal:
         behind = ("the other", "both others", "all others")[min(others, 3) - 1]
         return f"{best} is best, ahead of {behind}{end}"
@@ -75,7 +84,7 @@ def plot_compare(
     `results` one for each recipe and seed. The accuracy of always answering the commonest class is
     drawn as a dotted line."""
     order = summary.assign(baseline=summary.recipe.isin(baselines), lead=summary.verdict == "best",
-                           lost=summary.verdict == "diverged")
+                           lost=_judged(summary) == "diverged", behind=_judged(summary).str.startswith(_BEHIND))
     ascending = dict(baseline=True, lost=True, mean=False, lead=False)
     order = order.sort_values(list(ascending), ascending=list(ascending.values()), kind="stable")
     order = order.reset_index(drop=True)
@@ -104,7 +113,7 @@ def plot_compare(
     for mean in summary["mean"][summary.verdict == "best"]:
         ax.axvline(mean, color=_STRONG, linewidth=0.8, alpha=0.35, zorder=0)
     for y, row in zip(rows, order.itertuples()):
-        color = _MUTED if row.verdict.startswith(_BEHIND) else _STRONG
+        color = _MUTED if row.behind else _STRONG
         ends = [row.low, row.high]
         ax.plot(ends, [y, y], color=color, linewidth=2.2, solid_capstyle="round", zorder=2)
         if row.runs > 1:
@@ -118,15 +127,14 @@ def plot_compare(
                      va="center", ha="right" if right else "left", annotation_clip=False)
         x = offset + (wide if right else 0)
         ax.annotate(header, (1, -0.95), (x, 0), color="0.45", **place)
-        for y, text, verdict in zip(rows, texts, order.verdict):
-            ax.annotate(text, (1, y), (x, 0), color="0.45" if verdict.startswith(_BEHIND) else _INK,
-                        fontweight="bold" if verdict == "best" and not right else "normal", **place)
+        for y, text, row in zip(rows, texts, order.itertuples()):
+            ax.annotate(text, (1, y), (x, 0), color="0.45" if row.behind else _INK,
+                        fontweight="bold" if row.lead and not right else "normal", **place)
         offset += wide + 16
     ax.set_ylim(rows[-1] + 0.6, -0.6)
     ax.set_yticks(rows, order.recipe, fontsize=10)
-    for label, verdict in zip(ax.get_yticklabels(), order.verdict):
-        label.set(color="0.45" if verdict.startswith(_BEHIND) else _INK,
-                  fontweight="bold" if verdict == "best" else "normal")
+    for label, row in zip(ax.get_yticklabels(), order.itertuples()):
+        label.set(color="0.45" if row.behind else _INK, fontweight="bold" if row.lead else "normal")
     ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100*value:.4g}%"))
     low = min(order.low.min(), seeds_of.min().min())
@@ -172,15 +180,15 @@ def format_table(
     summary: pd.DataFrame,  # recipe, mean, low, high, errors, seconds, verdict
 ) -> str:  # lines of at most 100 characters
     "The comparison as a text table with a row for each recipe, the best first."
-    order = summary.assign(lead=summary.verdict == "best", sound=summary.verdict != "diverged")
+    order = summary.assign(lead=summary.verdict == "best", sound=_judged(summary) != "diverged")
     order = order.sort_values(["sound", "mean", "lead"], ascending=False, kind="stable")
     accuracy = [f"{r.mean:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in order.itertuples()]
-    def shortened(name): return name if len(name) <= 30 else name[:29] + "…"
+    def shortened(text, most=30): return text if len(text) <= most else text[:most - 1] + "…"
     columns = {"recipe": order.recipe.map(shortened),
                "accuracy [95% interval]": accuracy,
                "errors": order.errors.map("{:.0f}".format),
                "seconds": order.seconds.map("{:.1f}".format),
-               "verdict": order.verdict}
+               "verdict": order.verdict.map(partial(shortened, most=29))}
     padded = {}
     for head, texts in columns.items():
         width = max(len(text) for text in [head, *texts])

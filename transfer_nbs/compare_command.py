@@ -6,12 +6,13 @@
 __all__ = ['run_comparison']
 
 # %% ../nbs/80_compare_command.ipynb #compare_command-05
+import textwrap
 from pathlib import Path
 
 import pandas as pd
 from torch import nn
 
-from .backbone import bn_layers, create_body, feature_count
+from .backbone import create_body, feature_count
 from .chart import conclusion, format_table
 from .clothes import practice_folder
 from .compare import CompareSettings, compare
@@ -52,8 +53,6 @@ def _describe_images(folder: str | Path, table: pd.DataFrame, set_aside: bool) -
 def _describe_body(body: nn.Module) -> str:
     "Where a backbone differs from a ResNet's in a way that matters; empty where it doesn't."
     notes = []
-    if not bn_layers(body):
-        notes.append("no BN: bn_eval equals feature_extractor, bn_trainable trains the head alone")
     *_, output = body.graph.nodes
     last = output.args[0]
     if last.target == tokens_to_map:
@@ -67,8 +66,8 @@ def _describe_summary(out: str | Path, summary: pd.DataFrame, settings: CompareS
     "What came out, in words and as a table."
     classes, answers, seeds = valid_classes(out), read_run(out)[1], settings.seeds
     images = len(next(iter(answers.values()))[0])
-    lines = ["", format_table(summary), "",
-             f"{conclusion(summary)} ({seeds} seed{'s' * (seeds > 1)}, {images} images)",
+    said = f"{conclusion(summary)} ({seeds} seed{'s' * (seeds > 1)}, {images} images)"
+    lines = ["", format_table(summary), "", textwrap.fill(said, 100, subsequent_indent="  ", break_on_hyphens=False),
              format_classes(summary, answers, classes)]
     lost = ", ".join(summary.recipe[summary.verdict == "diverged"])
     if lost:

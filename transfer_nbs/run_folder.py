@@ -25,7 +25,7 @@ def _is_whole(record: object) -> bool:
     "Whether a record has its parts, each of the kind that others read."
     if not isinstance(record, dict): return False
     if not all(isinstance(record.get(part), dict) for part in ("settings", "data")): return False
-    kinds = dict(computing=dict, split=dict, environment=(dict, str))
+    kinds = dict(computing=dict, split=dict, environment=(dict, str), same=dict)
     for part, kind in kinds.items():
         if record.get(part) is not None and not isinstance(record[part], kind): return False
     return all(isinstance(fact, str | int) for fact in (record.get("computing") or {}).values())

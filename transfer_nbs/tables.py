@@ -28,10 +28,13 @@ from .weight_files import weights_file
 def summarize(
     results: pd.DataFrame,  # a row for each run
     correct: dict[str, np.ndarray],  # recipe to answers (seeds, images)
+    *,
+    same: dict[str, str] | None = None,  # of `run.json`: recipes that weren't run, and those that they equal
 ) -> pd.DataFrame:  # recipe, runs, mean, low, high, errors, seconds, verdict, balanced_accuracy
     """One row for each recipe: its accuracy with an interval, errors and seconds of a run on average, and the verdict.
 
-    A recipe with a run that diverged has the verdict "diverged", and is compared with no other."""
+    A recipe with a run that diverged has the verdict "diverged", and is compared with no other. One that equals
+    another on this network has the numbers of that one, and is compared with none."""
     runs = {name: results[results.recipe == name] for name in correct}
     lost = {name for name, rows in runs.items() if "diverged" in rows and rows.diverged.any()}
     sound = {name: answers for name, answers in correct.items() if name not in lost}
@@ -43,7 +46,8 @@ def summarize(
         row = dict(recipe=name, runs=len(answers), mean=round(mean, 6), low=round(low, 6), high=round(high, 6),
                    errors=errors, seconds=seconds, verdict=verdicts.get(name, "diverged"))
         if "balanced_accuracy" in results: row["balanced_accuracy"] = round(runs[name].balanced_accuracy.mean(), 6)
-        table.append(row)
+        twins = [twin for twin, first in (same or {}).items() if first == name]
+        table += [row, *(row | dict(recipe=twin, verdict=f"same as {name}") for twin in twins)]
     return pd.DataFrame(table)
 
 # %% ../nbs/71_tables.ipynb #cell-69b
@@ -82,12 +86,15 @@ def write_tables(
     "Make results.csv, summary.csv and compare.png of a comparison from what its folder holds."
     out, classes = Path(out), valid_classes(out)
     results, correct = read_run(out)
-    summary = summarize(results, correct)
+    same = read_record(out).get("same") or {}
+    summary = summarize(results, correct, same=same)
     write_file(out / "results.csv", csv_text(results))
     write_file(out / "summary.csv", csv_text(summary))
     share = None if classes is None else _commonest_class(classes)[1]
     uneven = share is not None and share * len(set(classes)) > 1.2
-    figure, picture = plot_compare(summary, results, commonest=share if uneven else None).figure, io.BytesIO()
+    twins = [results[results.recipe == first].assign(recipe=twin) for twin, first in same.items()]
+    drawn = pd.concat([results, *twins])
+    figure, picture = plot_compare(summary, drawn, commonest=share if uneven else None).figure, io.BytesIO()
     figure.savefig(picture, dpi=150, format="png")
     plt.close(figure)  # or a notebook would show it too
     write_file(out / "compare.png", picture.getvalue())
@@ -120,7 +127,8 @@ def read_winner(
         remedy = "run transfer_compare again with another --out"
         raise ValueError(f"{run}: its run.json is broken; {remedy}")
     results, correct = read_run(run)
-    missing = ", ".join(name for name in record["settings"]["recipes"] if name not in correct)
+    same = record.get("same") or {}
+    missing = ", ".join(name for name in record["settings"]["recipes"] if name not in correct and name not in same)
     if missing:
         remedy = "give its transfer_compare again"
         raise ValueError(f"{run}: the comparison isn't finished ({missing} to come); {remedy}")
