@@ -19,7 +19,7 @@ from .batches import decode_images
 from .files import check_writable, claim
 from .hardware import PeakMemory, choose_device, computing_facts, describe_environment
 from .recipes import RECIPES, check_recipes, find_recipe, image_spec, train_recipe
-from .run_folder import open_run, read_record
+from .run_folder import open_run
 from .runs import begun_precision, count_trained, describe_data, equal_recipes, finite_rows, make_missing
 from .settings import TrainSettings
 from .training import Recipe
@@ -90,9 +90,6 @@ def compare(
         record = dict(settings=asdict(settings), data=data, split=how or {}, computing=computing,
                       environment=environment, transfer_nbs=version("transfer_nbs"))
         open_run(out, record | dict(same=same) if same else record)
-        for name, first in (read_record(out).get("same") or {}).items():  # none where it began without
-            say(f"{name}: the same training as {first} on this network, so it is run once")
-            recipes.pop(name, None)
         def make(name, **options):
             return run_recipe(recipes[name], settings, table, folder, precision=precision, **options)
         make_missing(out, settings, table, recipes=recipes, computing=computing, make=make, say=say)

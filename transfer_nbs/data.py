@@ -32,8 +32,7 @@ def read_folder(
     """List the images of a folder with class and split: as the folder is split, or else split here.
 
     Raises ValueError as `trainable_layout` does, and for a `test_fraction` beside a test folder."""
-    check_split_options(valid_fraction, 0.0, order, seed)
-    if not 0 <= test_fraction < 1: raise ValueError(f"test_fraction is {test_fraction}; it must be 0 or more, and below 1")
+    check_split_options(valid_fraction, test_fraction, order, seed)
     folder, how = Path(folder), dict(seed=seed, order=order, alike=alike)
     if "" in find_splits(folder):
         table = split_images(folder, valid_fraction=valid_fraction, test_fraction=test_fraction, **how)

@@ -185,7 +185,7 @@ def make_missing(
     settings,  # its `CompareSettings`
     table: pd.DataFrame,  # file, class, split
     *,
-    recipes: dict[str, object],  # each `Recipe` to train, by its name
+    recipes: dict[str, object],  # each `Recipe` of the settings by its name
     computing: dict,  # of `computing_facts`, for this machine
     make: Callable[..., dict],  # from a recipe's name, `seed`, `features`, `progress` to what is kept
     say: Callable[[str], None],  # where a line for each run goes
@@ -193,7 +193,9 @@ def make_missing(
     """Make the runs of a comparison that aren't there yet.
 
     Raises ValueError if they would be computed differently; KeyboardInterrupt, OSError that say how to go on."""
-    runs = list(product(range(settings.seeds), recipes))
+    same = read_record(out).get("same") or {}  # none where the comparison began without
+    for name, first in same.items(): say(f"{name}: the same training as {first} on this network, so it is run once")
+    runs = list(product(range(settings.seeds), [name for name in recipes if name not in same]))
     for file in (*TABLES, *(_result_file(*run) for run in runs)): remove_unfinished(out / file)
     write_file(out / "split.csv", csv_text(table))
     there = _read_results(out, runs, say)
