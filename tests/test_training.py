@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from transfer_nbs.hardware import choose_precision
 from transfer_nbs.training import (Phase, Recipe, all_parameters, body_and_head, evaluate, fit, from_scratch,
-                                   make_optimizer, random_features, train_epoch)
+                                   learning_groups, random_features, train_epoch)
 
 CPU = torch.device("cpu")
 
@@ -70,16 +70,16 @@ def test_groups_of_the_two_simplest_functions():
 
 def test_optimizer_freezes_what_has_no_rate():
     model = small_model()
-    optimizer = make_optimizer(body_and_head(model), Phase((None, 0.5)), lr=0.004)
+    optimizer = torch.optim.Adam(learning_groups(body_and_head(model), Phase((None, 0.5)), lr=0.004))
     assert [group["lr"] for group in optimizer.param_groups] == [0.002]
     assert [parameter.requires_grad for parameter in model.parameters()] == [False] * 4 + [True] * 2
-    make_optimizer(body_and_head(model), Phase((0.1, 1.0)), lr=0.004)
+    learning_groups(body_and_head(model), Phase((0.1, 1.0)), lr=0.004)
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_rates_that_do_not_fit_the_groups_are_refused():
     with pytest.raises(ValueError, match=r"rates \(1.0,\): give 2, None to freeze one"):
-        make_optimizer(body_and_head(small_model()), Phase((1.0,)), lr=0.004)
+        learning_groups(body_and_head(small_model()), Phase((1.0,)), lr=0.004)
 
 
 def test_learning_rate_falls_along_a_cosine_to_zero():

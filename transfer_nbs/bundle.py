@@ -38,6 +38,7 @@ from .inference import AnyImage, as_images, forget_copy, image_logits
 from .intervals import accuracy_interval
 from .folders import images_digest, split_hash
 from .training import Recipe
+from .training_run import phase_rates
 from .weight_files import check_numbers, weights_file, weights_name
 
 # %% ../nbs/31_bundle.ipynb #bundle-12
@@ -98,15 +99,17 @@ _HEADS = {head.__name__: head for head in (linear_head, concat_pooling_head, dee
 
 def _describe_recipe(
     recipe: Recipe,
+    model: nn.Module,  # that it trained
 ) -> dict:  # strings, numbers and lists only
     "A recipe as JSON can hold it. Raises ValueError where its head is none of the package's."
     head = recipe.head.__name__
     if _HEADS.get(head) is not recipe.head:
         remedy = f"use one of {', '.join(_HEADS)}"
         raise ValueError(f"recipe {recipe.name}: its head {head} can't be built by name: {remedy}")
-    phases = [dict(rates=list(phase.rates), share=phase.share) for phase in recipe.phases]
+    groups = recipe.groups(model)
+    phases = [dict(rates=list(phase_rates(phase, groups)), share=phase.share) for phase in recipe.phases]
     return dict(name=recipe.name, head=head, bn=recipe.bn, pretrained=recipe.pretrained,
-                groups=recipe.groups.__name__, phases=phases)
+                groups=recipe.groups.__name__, optimizer=recipe.optimizer.__name__, phases=phases)
 
 
 def _current_versions() -> dict[str, str]:
@@ -182,7 +185,7 @@ def make_bundle(
     table; and with results on its test images.
 
     Raises ValueError where weights or answers are no finite numbers, and for unreadable images."""
-    told = _describe_recipe(recipe)
+    told = _describe_recipe(recipe, model)
     check_numbers(model.state_dict(), model.state_dict(), source="the model's weights")
     learned = table[table["split"] != "test"]
     bundle = Bundle(model=model, architecture=settings["arch"], head=told["head"], spec=spec,

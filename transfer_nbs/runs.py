@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from itertools import chain, product
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -26,6 +26,7 @@ from .hardware import (Precision, check_computing, choose_device, choose_precisi
 from .run_folder import TABLES, read_record, read_result
 from .settings import TrainSettings
 from .time_left import TimeLeft
+from .training_run import phase_rates, trained_parameters
 from .weight_files import weights_file
 
 # %% ../nbs/72_runs.ipynb #runs-09
@@ -104,9 +105,7 @@ def count_trained(
     recipe,  # a `Recipe`
 ) -> int:
     "How many parameters learn in some phase of a recipe."
-    rates = zip(*(phase.rates for phase in recipe.phases))
-    groups = [group for group, rate in zip(recipe.groups(model), rates) if set(rate) != {None}]
-    return sum(parameter.numel() for parameter in chain.from_iterable(groups))
+    return sum(parameter.numel() for parameter in trained_parameters(recipe, model))
 
 # %% ../nbs/72_runs.ipynb #runs-28b
 def _training(
@@ -116,11 +115,13 @@ def _training(
     "All in which the training of a recipe can differ from that of another on this network."
     has_bn = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.body.modules())
     names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = recipe.groups(model)
     def rates(phase):
-        groups = zip(recipe.groups(model), phase.rates)
-        return {names[id(parameter)]: rate for group, rate in groups for parameter in group}
+        each = zip(groups, phase_rates(phase, groups))
+        return {names[id(parameter)]: rate for group, rate in each for parameter in group}
     phases = [(phase.share, rates(phase)) for phase in recipe.phases]
-    return recipe.head, recipe.pretrained, recipe.bn if has_bn else None, phases
+    policy = recipe.bn if has_bn else None
+    return recipe.head, recipe.pretrained, recipe.optimizer, recipe.start, policy, phases
 
 
 def equal_recipes(

@@ -23,7 +23,8 @@ def expected_work(
     "Roughly what a run amounts to."
     work = 0.0
     for phase, length in zip(recipe.phases, divide_epochs(recipe.phases, epochs)):
-        groups = phase.rates[:-1] or phase.rates  # the last is the head, unless there is only one
+        rates = phase.rates(8) if callable(phase.rates) else phase.rates  # for some number of groups
+        groups = rates[:-1] or rates  # the last is the head, unless there is only one
         learning = sum(rate is not None for rate in groups) / len(groups)
         if recipe.bn in ("weights", "frozen") and not learning:
             work += 0.1 * length * (train + valid)

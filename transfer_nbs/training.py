@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Groups', 'from_scratch', 'random_features', 'train_epoch', 'Evaluation', 'evaluate', 'all_parameters',
-           'body_and_head', 'Phase', 'Recipe', 'make_optimizer', 'fit']
+           'body_and_head', 'adam_cosine', 'Phase', 'Recipe', 'learning_groups', 'fit']
 
 # %% ../nbs/04_training.ipynb #cell-3
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from tqdm import tqdm
 from .backbone import linear_head
 from .fusion import inference_copy
 from .hardware import Precision, choose_precision, to_device
-from .training_run import RunOptions, TrainingRun, check_groups, divide_epochs
+from .training_run import RunOptions, TrainingRun, check_groups, divide_epochs, phase_rates
 
 # %% ../nbs/04_training.ipynb #cell-30
 def train_epoch(
@@ -94,10 +94,18 @@ def body_and_head(model: nn.Module) -> list[list[nn.Parameter]]:
     return [list(model.body.parameters()), list(model.head.parameters())]
 
 # %% ../nbs/04_training.ipynb #cell-23
+def adam_cosine(
+    groups: list[dict],  # parameters and learning rate of each group that learns
+    steps: int,  # of the phase
+) -> tuple[torch.optim.Optimizer, LRScheduler]:
+    "Adam, and learning rates that fall to 0 along a cosine."
+    optimizer = torch.optim.Adam(groups, fused=True)  # fused: one pass over all parameters
+    return optimizer, CosineAnnealingLR(optimizer, T_max=steps)
+
 @dataclass(frozen=True)
 class Phase:
     "A part of a training run in which the same parameters learn."
-    rates: tuple[float | None, ...]  # of each group, times the learning rate; None freezes it
+    rates: tuple[float | None, ...] | Callable[[int], tuple]  # of each group, or from their number; None freezes it
     share: float = 1.0  # of the recipe's epochs, relative to its other phases
 
 @dataclass(frozen=True)
@@ -109,23 +117,24 @@ class Recipe:
     head: Callable[[int, int], nn.Module] = linear_head  # from numbers of features and classes
     bn: str = "train"  # what the backbone's BN layers may move, one of `BN_POLICIES`
     pretrained: bool = True  # False: the backbone's weights are random
+    optimizer: Callable = adam_cosine  # from groups and steps to an optimizer and a schedule
+    start: Callable | None = None  # of model and training images, called before the first phase
 
 # %% ../nbs/04_training.ipynb #cell-25
 from_scratch = Recipe("from_scratch", (Phase((1.0,)),), groups=all_parameters, pretrained=False)
 random_features = Recipe("random_features", (Phase((None, 1.0)),), bn="statistics", pretrained=False)
 
 # %% ../nbs/04_training.ipynb #cell-32
-def make_optimizer(
+def learning_groups(
     groups: list[list[nn.Parameter]],  # the model's parameters
     phase: Phase,  # one of a recipe
     lr: float,  # the learning rate that the phase's rates multiply
-) -> torch.optim.Optimizer:
-    "Freeze the groups without a rate, and make an optimizer for the others."
-    if len(groups) != len(phase.rates): raise ValueError(f"rates {phase.rates}: give {len(groups)}, None to freeze one")
-    for group, rate in zip(groups, phase.rates):
+) -> list[dict]:  # as optimizers take them
+    "Freeze the groups without a rate, and give the others their learning rates."
+    rates = phase_rates(phase, groups)
+    for group, rate in zip(groups, rates):
         for parameter in group: parameter.requires_grad_(rate is not None)
-    trained = [dict(params=group, lr=lr * rate) for group, rate in zip(groups, phase.rates) if rate is not None]
-    return torch.optim.Adam(trained, fused=True)  # fused: one pass over all parameters
+    return [dict(params=group, lr=lr * rate) for group, rate in zip(groups, rates) if rate is not None]
 
 # %% ../nbs/04_training.ipynb #cdb6c17e
 def fit(
@@ -141,10 +150,10 @@ def fit(
     "Train through the phases of a recipe. Raises ValueError where the model contradicts it, and DivergedError."
     groups, run = check_groups(model, recipe.groups(model)), TrainingRun(model, RunOptions(**options), lr)
     with run.begin(epochs, train_loader, valid_loader):
+        if recipe.start and not run.history: recipe.start(model, train_loader, run.class_weights)
         for phase, length in zip(recipe.phases, divide_epochs(recipe.phases, epochs)):
             if not run.next_phase(length): continue
-            optimizer = make_optimizer(groups, phase, lr)
-            schedule = CosineAnnealingLR(optimizer, T_max=length * len(train_loader))  # down to 0
+            optimizer, schedule = recipe.optimizer(learning_groups(groups, phase, lr), length * len(train_loader))
             run.start_phase(recipe, optimizer, schedule)
             while run.goes_on:
                 with run.training_on(train_loader) as (part, batches):

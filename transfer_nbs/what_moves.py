@@ -15,6 +15,7 @@ from torch import nn
 from .backbone import bn_layers, get_model
 from .recipes import TECHNIQUES
 from .training import Recipe
+from .training_run import phase_rates
 
 # %% ../nbs/82_what_moves.ipynb #moves-11
 KINDS = ("filters", "BN weights", "BN statistics", "head")
@@ -38,8 +39,9 @@ def what_moves(
     names = {id(value): name for name, value in model.named_parameters()}
     moves = dict.fromkeys(KINDS)
     if recipe.bn in ("train", "statistics"): moves["BN statistics"] = "follow"
+    groups = recipe.groups(model)
     for phase in recipe.phases:
-        for group, rate in zip(recipe.groups(model), phase.rates):
+        for group, rate in zip(groups, phase_rates(phase, groups)):
             for kind in {kind_of(model, names[id(value)]) for value in group}:
                 if rate is not None: moves[kind] = max(moves[kind] or 0, rate)
     return moves
