@@ -18,8 +18,8 @@ from transfer_nbs.compare import run_recipe
 from transfer_nbs.hardware import Precision
 from transfer_nbs.recipes import build_model
 from transfer_nbs.settings import TrainSettings
-from transfer_nbs.training import Phase, Recipe, make_optimizer
-from transfer_nbs.training_run import divide_epochs
+from transfer_nbs.training import Phase, Recipe
+from transfer_nbs.training_run import divide_epochs, learning_groups
 
 
 def bare_step(
@@ -33,7 +33,8 @@ def bare_step(
 ) -> Callable[[], None]:  # one forward pass where the backbone is frozen, else one training step
     "The computing of one batch and nothing else: the limit for a phase of a recipe."
     model = build_model(recipe, settings, num_classes=num_classes)
-    optimizer, device = make_optimizer(recipe.groups(model), phase, settings.lr), next(model.parameters()).device
+    optimizer, _ = recipe.optimizer(learning_groups(recipe.groups(model), phase, settings.lr), steps=100)
+    device = next(model.parameters()).device
     layout = torch.channels_last if precision.channels_last else torch.contiguous_format
     images = torch.randn(settings.batch_size, 3, settings.size, settings.size, device=device).to(memory_format=layout)
     labels = torch.arange(settings.batch_size, device=device) % num_classes

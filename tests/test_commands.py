@@ -30,7 +30,7 @@ from transfer_nbs.data import read_folder
 from transfer_nbs.hardware import choose_precision
 from transfer_nbs.predict import predict_files
 from transfer_nbs.pretrain import PretrainSettings
-from transfer_nbs.recipes import RECIPES
+from transfer_nbs.recipes import RECIPES, recipe_names
 from transfer_nbs.settings import TrainSettings
 from transfer_nbs.split_folder import split_folder
 
@@ -451,13 +451,13 @@ def defaults(function): return {name: value.default for name, value in inspect.s
 def test_defaults_are_those_of_the_package():
     "What a command takes without an option is what the function behind it takes."
     settings, given = TrainSettings(), defaults(transfer_compare)
-    for name in "epochs batch_size lr arch weights device precision".split(): assert given[name] == getattr(settings, name)
-    assert given["size"] is given["recipes"] is None and given["seeds"] == CompareSettings().seeds
-    assert RECIPE_NAMES == tuple(RECIPES) == CompareSettings().recipes
+    for name in "batch_size lr arch weights device precision".split(): assert given[name] == getattr(settings, name)
+    assert given["size"] is given["recipes"] is given["epochs"] is None and given["seeds"] == CompareSettings().seeds
+    assert RECIPE_NAMES == tuple(RECIPES) and recipe_names("article,baselines") == CompareSettings().recipes
     for name in "order test_fraction alike".split(): assert given[name] == defaults(read_folder)[name]
     fitted = FitSettings(recipe="bn_eval")
     own = {name: value for name, value in defaults(transfer_fit).items() if value is not None}
-    assert own == dict(recipe="best", out="runs/bundle", onnx=False, **{name: getattr(fitted, name) for name in ("seed", "balance", "patience")})
+    assert own == dict(out="runs/bundle", onnx=False, **{name: getattr(fitted, name) for name in ("seed", "balance")})
     behind = {transfer_split: split_folder, transfer_predict: predict_files, transfer_check: run_check}
     for command, function in behind.items():
         shared = set(defaults(command)) & set(defaults(function))

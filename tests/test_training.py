@@ -9,7 +9,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from transfer_nbs.hardware import choose_precision
 from transfer_nbs.training import (Phase, Recipe, all_parameters, body_and_head, evaluate, fit, from_scratch,
-                                   learning_groups, random_features, train_epoch)
+                                   random_features, train_epoch)
+from transfer_nbs.training_run import learning_groups
 
 CPU = torch.device("cpu")
 

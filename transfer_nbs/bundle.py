@@ -109,7 +109,7 @@ def _describe_recipe(
     groups = recipe.groups(model)
     phases = [dict(rates=list(phase_rates(phase, groups)), share=phase.share) for phase in recipe.phases]
     return dict(name=recipe.name, head=head, bn=recipe.bn, pretrained=recipe.pretrained,
-                groups=recipe.groups.__name__, optimizer=recipe.optimizer.__name__, phases=phases)
+                groups=recipe.groups.__name__, optimizer=recipe.optimizer.__name__, phases=phases, soup=recipe.soup)
 
 
 def _current_versions() -> dict[str, str]:

@@ -87,12 +87,13 @@ def command(
 # %% ../nbs/39_commands.ipynb #commands-21
 RECIPE_NAMES = ("feature_extractor", "bn_eval", "bn_trainable", "discriminative_bn_trainable",
                 "discriminative_bn_frozen", "concat_pooling", "deeper_head",
-                "from_scratch", "random_features")  # those of `RECIPES`, which would load PyTorch
+                "from_scratch", "random_features", "full", "full_bn_frozen", "lp_ft", "gradual_unfreezing",
+                "layer_decay", "last_block", "first_block", "l2_sp", "model_soup")  # those of `RECIPES`, which would load PyTorch
 _SETTINGS = TrainSettings()
 _OWN_SIZE = f"{_SETTINGS.size} with the bundled weights, a bundle's own, else 224"
 _SPLIT = dict(order="shuffled", valid_fraction=0.2, test_fraction=0.0, alike=SAME_PICTURE)
 _HELP = dict(
-    epochs="Epochs of each training run.",
+    epochs="Epochs of each training run; auto: as many as the images need, fewer where the validation loss stops falling.",
     size="Height and width that the network sees, in pixels.",
     batch_size="Images in a batch.",
     lr="Learning rate of the head at the start of a phase. It falls to 0 along a cosine.",
@@ -129,16 +130,27 @@ def _taken(
     default = default or getattr(_SETTINGS, name, _SPLIT.get(name))
     return _option(name, show_default=f"as in --from, else {default}")
 
+
+def _epochs(
+    given: str | int | None,  # None: the default
+    default: str | int = "auto",
+) -> int | None:  # None: auto
+    "How many epochs were asked for. Raises ValueError where that is no number."
+    if given is None: given = default
+    if given == "auto": return None
+    try: return int(given)
+    except ValueError: raise ValueError(f"epochs is {given!r}: give a whole number, or auto") from None
+
 # %% ../nbs/39_commands.ipynb #commands-31
 @command
 def transfer_compare(
     folder: Annotated[str | None, Argument(
         metavar="FOLDER", help=f"{_FOLDER} Without it: the practice data.")] = None,
     recipes: Annotated[str | None, Option(
-        help=f"Recipes to compare, separated by commas: {', '.join(RECIPE_NAMES)}.",
-        show_default="all")] = None,
+        help=f"Recipes to compare, separated by commas: {', '.join(RECIPE_NAMES)}; or groups of them: article, "
+             "baselines, all.", show_default="article,baselines")] = None,
     seeds: Annotated[int, Option(help="Training runs of each recipe, each with its own seed.")] = 3,
-    epochs: Annotated[int, _option("epochs")] = _SETTINGS.epochs,
+    epochs: Annotated[str | None, _option("epochs", show_default=f"auto; without FOLDER {_SETTINGS.epochs}")] = None,
     size: Annotated[int | None, _option("size", show_default=_OWN_SIZE)] = None,
     batch_size: Annotated[int, _option("batch_size")] = _SETTINGS.batch_size,
     lr: Annotated[float, _option("lr")] = _SETTINGS.lr,
@@ -156,20 +168,23 @@ def transfer_compare(
 ) -> None:
     """Compare recipes on a folder of images, with several seeds each.
 
-    Recipes are seven ways to fine-tune a pretrained network, and two baselines. A comparison that
-    was stopped goes on where it was."""
+    Recipes are ways to fine-tune a pretrained network, and two baselines. A comparison that was
+    stopped goes on where it was."""
     from transfer_nbs.compare import CompareSettings
     from transfer_nbs.compare_command import run_comparison
     from transfer_nbs.hardware import keep_freed_memory
+    from transfer_nbs.recipes import recipe_names
     from transfer_nbs.weight_files import usual_size
     keep_freed_memory()
-    names = dict(recipes=tuple(recipes.split(","))) if recipes is not None else {}
+    given = dict(recipes=recipe_names(recipes)) if recipes is not None else {}
+    length = _epochs(epochs, default="auto" if folder else _SETTINGS.epochs)
+    if length is not None: given["epochs"] = length
     settings = CompareSettings(
-        **names, seeds=seeds, epochs=epochs, size=usual_size(weights) if size is None else size,
+        **given, seeds=seeds, size=usual_size(weights) if size is None else size,
         batch_size=batch_size, lr=lr, arch=arch, weights=weights, device=device,
         precision=precision)
     how = dict(valid_fraction=valid_fraction, order=order, test_fraction=test_fraction, alike=alike)
-    run_comparison(folder, settings, how, out=out, verbose=verbose)
+    run_comparison(folder, settings, how, out=out, automatic=length is None, verbose=verbose)
 
 # %% ../nbs/39_commands.ipynb #commands-33
 @command
@@ -204,9 +219,9 @@ def transfer_check(
 @command
 def transfer_fit(
     folder: Annotated[str, Argument(metavar="FOLDER", help=_FOLDER)],
-    recipe: Annotated[str, Option(
-        help="Recipe to train, by its name as for transfer_compare; or best, the winner of "
-             "--from.")] = "best",
+    recipe: Annotated[str | None, Option(
+        help="Recipe to train, by its name as for transfer_compare; or best, the winner of --from.",
+        show_default="best with --from, else lp_ft")] = None,
     from_run: Annotated[str | None, Option(
         "--from", "--from-run",
         help="Folder of a finished transfer_compare of the same images, whose settings are "
@@ -214,7 +229,7 @@ def transfer_fit(
     out: Annotated[str, Option(
         help="Folder for the bundle. While it trains, OUT.checkpoint holds what is needed "
              "to go on.")] = "runs/bundle",
-    epochs: Annotated[int | None, _taken("epochs")] = None,
+    epochs: Annotated[str | None, _taken("epochs", "auto")] = None,
     size: Annotated[int | None, _taken("size", _OWN_SIZE)] = None,
     batch_size: Annotated[int | None, _taken("batch_size")] = None,
     lr: Annotated[float | None, _taken("lr")] = None,
@@ -229,9 +244,9 @@ def transfer_fit(
     balance: Annotated[str, Option(
         help="For classes of different sizes: weights (in the loss), sampling (of images), "
              "or none.")] = "none",
-    patience: Annotated[int, Option(
+    patience: Annotated[int | None, Option(
         help="Stop after this many epochs of the last phase without a lower validation loss. "
-             "0: never.")] = 0,
+             "0: never.", show_default="as in --from, half of them with --epochs auto, else 0")] = None,
     device: Annotated[str | None, _taken("device")] = None,
     precision: Annotated[str | None, _taken("precision")] = None,
     tensorboard: Annotated[str | None, Option(
@@ -246,6 +261,7 @@ def transfer_fit(
     from transfer_nbs.hardware import keep_freed_memory
     from transfer_nbs.fit_command import FitExtras, fit_folder
     keep_freed_memory()
+    if epochs not in (None, "auto"): epochs = _epochs(epochs)
     given = dict(epochs=epochs, size=size, batch_size=batch_size, lr=lr, arch=arch, weights=weights,
                  device=device, precision=precision, seed=seed, balance=balance, patience=patience)
     how = dict(order=order, valid_fraction=valid_fraction, test_fraction=test_fraction, alike=alike)

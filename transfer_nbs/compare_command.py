@@ -7,23 +7,29 @@ __all__ = ['run_comparison']
 
 # %% ../nbs/80_compare_command.ipynb #compare_command-05
 import textwrap
+from collections import OrderedDict
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
 from torch import nn
 
-from .backbone import create_body, feature_count
+from .backbone import create_body, feature_count, linear_head
 from .chart import conclusion, format_table
 from .clothes import practice_folder
 from .compare import CompareSettings, compare
 from .data import read_folder
+from .epochs import automatic_epochs, describe_epochs, still_improving
 from .files import check_outside, check_writable
-from .hardware import choose_device, describe_choices
-from .run_folder import read_run, valid_classes
-from .runs import begun_precision
+from .hardware import Precision, choose_device, describe_choices
+from .recipes import RECIPES
+from .run_folder import read_result, read_run, valid_classes
+from .runs import begun_precision, equal_recipes
 from .settings import TrainSettings
 from .steps import tokens_to_map
 from .tables import format_classes, write_tables
+from .time_left import duration, expected_work, forward_seconds
 
 # %% ../nbs/80_compare_command.ipynb #cell-72
 def _read_images(
@@ -61,7 +67,25 @@ def _describe_body(body: nn.Module) -> str:
         notes.append("feature maps with channels last, put first by its final step")
     return "; ".join(notes)
 
+# %% ../nbs/80_compare_command.ipynb #compare_command-30c
+def _describe_work(settings: CompareSettings, table: pd.DataFrame, body: nn.Module, precision: Precision) -> str:
+    "How many runs of how many epochs, and about how long they take."
+    model = nn.Sequential(OrderedDict(body=body, head=linear_head(1, 1)))
+    recipes = {name: RECIPES[name] for name in settings.recipes}
+    same = equal_recipes(recipes, model)
+    runs, counts = list(product(range(settings.seeds), [name for name in recipes if name not in same])), table["split"].value_counts()
+    work = sum(expected_work(recipes[name], settings.epochs, train=counts["train"], valid=counts["valid"], stored=seed > 0)
+               for seed, name in runs)
+    seconds = work * forward_seconds(body, settings.size, precision=precision)
+    return f"{len(runs)} training run{'s' * (len(runs) > 1)}, each of {describe_epochs(settings)}: {duration(seconds)}"
+
 # %% ../nbs/80_compare_command.ipynb #compare-72b
+def _still_learns(out: str | Path, name: str, seeds: int) -> bool:
+    "Whether all runs of a recipe were still improving when they ended."
+    results = [read_result(out, name, seed) for seed in range(seeds)]
+    return all(result and "diverged" not in result and still_improving(result["history"]) for result in results)
+
+
 def _describe_summary(out: str | Path, summary: pd.DataFrame, settings: CompareSettings) -> str:
     "What came out, in words and as a table."
     classes, answers, seeds = valid_classes(out), read_run(out)[1], settings.seeds
@@ -69,6 +93,11 @@ def _describe_summary(out: str | Path, summary: pd.DataFrame, settings: CompareS
     said = f"{conclusion(summary)} ({seeds} seed{'s' * (seeds > 1)}, {images} images)"
     lines = ["", format_table(summary), "", textwrap.fill(said, 100, subsequent_indent="  ", break_on_hyphens=False),
              format_classes(summary, answers, classes)]
+    improving = [name for name in settings.recipes if _still_learns(out, name, seeds)]
+    if improving:
+        more = f"try more epochs, such as --epochs {2 * settings.epochs} with another --out"
+        said = f"still learning in the last epoch: {', '.join(improving)}; {more}"
+        lines.append(textwrap.fill(said, 100, subsequent_indent="  ", break_on_hyphens=False))
     lost = ", ".join(summary.recipe[summary.verdict == "diverged"])
     if lost:
         smaller = min(settings.lr / 10, TrainSettings.lr)
@@ -82,6 +111,7 @@ def run_comparison(
     how: dict,  # to split the folder, as for `read_folder`
     *,
     out: str | Path,  # folder for the results
+    automatic: bool = False,  # as many epochs as the images need, instead of the settings'
     verbose: bool = False,  # say how the numbers are computed, and why
 ) -> pd.DataFrame:  # the summary
     "Compare recipes on a folder of images, and print what is done and what came out."
@@ -90,10 +120,12 @@ def run_comparison(
     if folder is not None: check_outside(out, folder)
     folder, table = _read_images(folder, how, out)
     print(_describe_images(folder, table, bool(how["test_fraction"])))
+    if automatic: settings = replace(settings, **automatic_epochs(sum(table["split"] == "train"), settings.batch_size))
     computed = begun_precision(out, settings).reason
     print(f"{settings.arch}, weights {settings.weights}, {settings.size} px; {computed}")
     if verbose: print("\n".join(f"- {line}" for line in describe_choices(device, precision=settings.precision)))
     if note := _describe_body(body): print(f"{settings.arch}: {note}")
+    if not (Path(out) / "run.json").exists(): print(_describe_work(settings, table, body, begun_precision(out, settings)))
     compare(settings, table[table["split"] != "test"], folder, out=out, how=how)
     summary = write_tables(out)
     print(_describe_summary(out, summary, settings))

@@ -4,9 +4,12 @@
 
 # %% auto #0
 __all__ = ['full', 'full_bn_frozen', 'layer_decay', 'first_block', 'last_block', 'gradual_unfreezing', 'l2_sp', 'lp_ft',
-           'adamw_one_cycle', 'falling', 'adamw_to_start', 'linear_probe', 'fit_probe']
+           'model_soup', 'adamw_one_cycle', 'falling', 'adamw_to_start', 'linear_probe', 'fit_probe', 'average_weights',
+           'soup_seeds']
 
 # %% ../nbs/14_fine_tuning.ipynb #fine-05
+from dataclasses import replace
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -48,7 +51,7 @@ _by_depth = dict(groups=bn_quarters_head, **_held)
 first_block = Recipe("first_block", (Phase((None, 0.05, None, None, None, 0.5)),), **_by_depth)
 last_block = Recipe("last_block", (Phase((None, None, None, None, 0.05, 0.5)),), **_by_depth)
 _rates = tuple(0.1 / 2.6 ** depth for depth in (3, 2, 1, 0))
-_steps = tuple(Phase((None, *(None,) * held, *_rates[held:], 0.5)) for held in (4, 3, 2, 1, 0))
+_steps = tuple(Phase((None, *(None,) * held, *_rates[held:], 0.5), share=1 if held else 4) for held in (4, 3, 2, 1, 0))
 gradual_unfreezing = Recipe("gradual_unfreezing", _steps, **_by_depth)
 
 # %% ../nbs/14_fine_tuning.ipynb #fine-13
@@ -79,11 +82,13 @@ l2_sp = Recipe("l2_sp", full_bn_frozen.phases, groups=body_bn_head, bn="frozen",
 def linear_probe(
     features: torch.Tensor,  # (N, C)
     labels: torch.Tensor,  # (N,)
+    *,
+    classes: int,
     strength: float,  # of the penalty on the weights
-    class_weights: torch.Tensor | None = None,
+    class_weights: torch.Tensor | None = None,  # (classes,)
 ) -> nn.Linear:
     "Logistic regression, to convergence."
-    linear = nn.Linear(features.shape[1], int(labels.max()) + 1).to(features)
+    linear = nn.utils.skip_init(nn.Linear, features.shape[1], classes, dtype=features.dtype, device=features.device)
     nn.init.zeros_(linear.weight), nn.init.zeros_(linear.bias)
     optimizer = torch.optim.LBFGS(linear.parameters(), max_iter=300, line_search_fn="strong_wolfe")
     def loss():
@@ -104,17 +109,34 @@ def fit_probe(
     data = loader.dataset
     plain = ImageDataset(data.files, data.labels, data.spec, augment=False)
     every = batch_loader(plain, [part.tolist() for part in torch.arange(len(plain)).split(64)])
-    with eval_mode(model.body):
+    with torch.no_grad(), eval_mode(model.body):
         batches = [model.head.flatten(model.head.pool(x.float())).double() for x, _ in feature_batches(model.body, every)]
     features, labels = torch.cat(batches), data.labels.to(batches[0].device)
     mean, std = features.mean(0), features.std(0) + 1e-6
     features, held = (features - mean) / std, torch.arange(len(labels)) % 5 == 0
+    if class_weights is not None: class_weights = class_weights.double()
+    options = dict(classes=model.head.linear.out_features, class_weights=class_weights)
     def wrong(strength):
-        probe = linear_probe(features[~held], labels[~held], strength, class_weights)
-        return F.cross_entropy(probe(features[held]), labels[held]).item()
-    probe = linear_probe(features, labels, min((1e-1, 1e-2, 1e-3, 1e-4), key=wrong), class_weights)
+        probe = linear_probe(features[~held], labels[~held], strength=strength, **options)
+        return F.cross_entropy(probe(features[held]), labels[held], weight=class_weights).item()
+    probe = linear_probe(features, labels, strength=min((1e-1, 1e-2, 1e-3, 1e-4), key=wrong), **options)
     with torch.no_grad():
         model.head.linear.weight.copy_(probe.weight / std)
         model.head.linear.bias.copy_(probe.bias - probe.weight @ (mean / std))
 
 lp_ft = Recipe("lp_ft", (Phase((0.05, None, 0.05)),), groups=body_bn_head, start=fit_probe, **_held)
+
+# %% ../nbs/14_fine_tuning.ipynb #fine-16
+def average_weights(
+    states: list[dict[str, torch.Tensor]],  # of models that began alike
+) -> dict[str, torch.Tensor]:
+    "The mean of each tensor; counters are those of the first model."
+    def mean(values): return torch.stack(values).mean(0) if values[0].is_floating_point() else values[0]
+    return {name: mean([state[name] for state in states]) for name in states[0]}
+
+
+def soup_seeds(seed: int, count: int) -> range:
+    "The seeds of the training runs behind a soup: other ones for each seed."
+    return range(seed * count, (seed + 1) * count)
+
+model_soup = replace(lp_ft, name="model_soup", soup=3)

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from .files import check_writable, csv_value, write_file
+from .settings import TrainSettings
 
 # %% ../nbs/67_run_folder.ipynb #run_folder-10
 # Of a comparison, beside run.json and its runs.
@@ -77,7 +78,8 @@ def _check_same(out: Path, part: str, before: dict, now: dict) -> None:
     for name, value in json.loads(json.dumps(now)).items():
         if before.get(name) == value: continue
         older = (part, name, before.get(name)) == ("data", "images", None)
-        if older: continue  # it didn't note the contents
+        older |= part == "settings" and name not in before and value == getattr(TrainSettings, name, None)
+        if older: continue  # it didn't note the contents, or had no such setting
         told = _DIGESTS.get(name) if part == "data" else None
         told = told or f"with {name} {before.get(name)}, not {value}"
         raise ValueError(f"{out} holds a comparison {told}: choose another --out or delete it")

@@ -121,7 +121,7 @@ def _training(
         return {names[id(parameter)]: rate for group, rate in each for parameter in group}
     phases = [(phase.share, rates(phase)) for phase in recipe.phases]
     policy = recipe.bn if has_bn else None
-    return recipe.head, recipe.pretrained, recipe.optimizer, recipe.start, policy, phases
+    return recipe.head, recipe.pretrained, recipe.optimizer, recipe.start, recipe.soup, policy, phases
 
 
 def equal_recipes(
@@ -156,21 +156,21 @@ def _make_runs(
     *,
     time_left: TimeLeft,
     done: int,  # how many runs were there already
-    epoch_images: tuple[int, int],  # epochs of a run, and images of an epoch
+    images: dict[str, int],  # of a run of each recipe, all epochs together
     say: Callable[[str], None],  # where a line for each run goes
 ) -> None:
     "Make runs, and keep each as soon as it is finished. Raises KeyboardInterrupt, OSError that say how to go on."
-    (epochs, images), total, features = epoch_images, done + len(runs), FeatureStore()
+    total, features = done + len(runs), FeatureStore()
     gc.freeze()  # what was imported stays; looking through it again for each run would take a fifth of a second
-    with progress_bar(total=len(runs) * epochs * images, unit="image", bar_format=_BAR) as progress:
+    with progress_bar(total=sum(images[name] for _, name in runs), unit="image", bar_format=_BAR) as progress:
         try:
             for index, (seed, name) in enumerate(runs, start=1):
                 progress.set_description(f"{name}, seed {seed}")
-                start, given = time.perf_counter(), features.seconds
+                start, given, shown = time.perf_counter(), features.seconds, progress.n
                 result = make(name, seed=seed, features=features, progress=progress)
                 _keep(result, out / _result_file(seed, name))
                 done += 1
-                progress.update((epochs - len(result["history"])) * images)  # of a run that diverged
+                progress.update(shown + images[name] - progress.n)  # of a run that ended early
                 time_left.finish(name, took=time.perf_counter() - start, stored=features.seconds > given,
                                  alone=result["row"]["seconds"])
                 left = time_left.said(name for _, name in runs[index:])
@@ -205,5 +205,5 @@ def make_missing(
     _check_begun(out, computing)
     earlier = [(name, result["row"]["seconds"]) for (_, name), result in there.items()]
     time_left = TimeLeft(recipes, settings.epochs, table.groupby("split").size(), earlier)
-    _make_runs(out, todo, make, time_left=time_left, done=len(there),
-               epoch_images=(settings.epochs, len(table)), say=say)
+    images = {name: recipe.soup * settings.epochs * len(table) for name, recipe in recipes.items()}
+    _make_runs(out, todo, make, time_left=time_left, done=len(there), images=images, say=say)

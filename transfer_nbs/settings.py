@@ -17,6 +17,7 @@ LARGEST_COUNT = 1_000_000  # of epochs, seeds, pixels along a side, or images in
 class TrainSettings:
     "All that decides the numbers of a training run, apart from recipe, seed and images."
     epochs: int = 2  # in all, divided among the phases of a recipe
+    patience: int = 0  # epochs of the last phase without a lower validation loss; 0: no limit
     size: int = 96  # height and width that the network sees, pixels
     batch_size: int = 16  # images for each step; 2 or more
     lr: float = 0.004  # multiplied by the rates of a recipe; falls to 0 within each phase
@@ -35,6 +36,8 @@ class TrainSettings:
         if self.size < 32:
             remedy = "most networks divide it by 32, so give 32 or more"
             raise ValueError(f"size is {self.size}: {remedy}")
+        if self.patience < 0:
+            raise ValueError(f"patience is {self.patience}: it must be 0 or more epochs")
 
     def check_positive(self, name: str) -> None:
         "Raise ValueError where a setting isn't a number above 0, or a whole number that is far too large."

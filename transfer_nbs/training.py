@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Groups', 'from_scratch', 'random_features', 'train_epoch', 'Evaluation', 'evaluate', 'all_parameters',
-           'body_and_head', 'adam_cosine', 'Phase', 'Recipe', 'learning_groups', 'fit']
+           'body_and_head', 'adam_cosine', 'Phase', 'Recipe', 'fit']
 
 # %% ../nbs/04_training.ipynb #cell-3
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from tqdm import tqdm
 from .backbone import linear_head
 from .fusion import inference_copy
 from .hardware import Precision, choose_precision, to_device
-from .training_run import RunOptions, TrainingRun, check_groups, divide_epochs, phase_rates
+from .training_run import RunOptions, TrainingRun, check_groups, divide_epochs, learning_groups
 
 # %% ../nbs/04_training.ipynb #cell-30
 def train_epoch(
@@ -119,22 +119,11 @@ class Recipe:
     pretrained: bool = True  # False: the backbone's weights are random
     optimizer: Callable = adam_cosine  # from groups and steps to an optimizer and a schedule
     start: Callable | None = None  # of model and training images, called before the first phase
+    soup: int = 1  # training runs, each with a seed of its own, whose weights are averaged
 
 # %% ../nbs/04_training.ipynb #cell-25
 from_scratch = Recipe("from_scratch", (Phase((1.0,)),), groups=all_parameters, pretrained=False)
 random_features = Recipe("random_features", (Phase((None, 1.0)),), bn="statistics", pretrained=False)
-
-# %% ../nbs/04_training.ipynb #cell-32
-def learning_groups(
-    groups: list[list[nn.Parameter]],  # the model's parameters
-    phase: Phase,  # one of a recipe
-    lr: float,  # the learning rate that the phase's rates multiply
-) -> list[dict]:  # as optimizers take them
-    "Freeze the groups without a rate, and give the others their learning rates."
-    rates = phase_rates(phase, groups)
-    for group, rate in zip(groups, rates):
-        for parameter in group: parameter.requires_grad_(rate is not None)
-    return [dict(params=group, lr=lr * rate) for group, rate in zip(groups, rates) if rate is not None]
 
 # %% ../nbs/04_training.ipynb #cdb6c17e
 def fit(

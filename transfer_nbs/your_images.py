@@ -15,8 +15,8 @@ import pandas as pd
 
 from .batches import decode_images
 from .bundle import Bundle, check_place, checkpoint_path
-from .checkpoint import (FitSettings, FitTask, bundle_best, describe_request, made_before,
-                                     read_checkpoint, save_trained, train_and_keep)
+from .checkpoint import (FitSettings, FitTask, bundle_best, describe_request, finish_training,
+                                     ingredients, made_before, mix, read_checkpoint, save_trained)
 from .data import read_folder
 from .files import claim
 from .folders import read_test
@@ -56,11 +56,11 @@ def fit_bundle(
     check_recipes([settings.recipe], settings, num_classes=table["class"].nunique())
     with claim(path):
         if made := made_before(out, task, say): return made  # by another program, just now
-        kept = read_checkpoint(path, task.request)
+        parts = ingredients(task)
+        before = [read_checkpoint(part.path, part.request) for part in parts]
         decode_images(table, folder, image_spec(settings, table, folder))  # a broken one would end the run
-        if kept and kept["finished"]: say(f"{path.name} is there, and its training is finished: making the bundle")
-        else: kept = train_and_keep(task, kept, say)
-        bundle = bundle_best(task, kept, chosen_from)
+        kept = [finish_training(part, there, say) for part, there in zip(parts, before)]
+        bundle = bundle_best(task, mix(kept) if len(kept) > 1 else kept[0], chosen_from)
         save_trained(bundle, out)
-        path.unlink(missing_ok=True)
+        for part in parts: part.path.unlink(missing_ok=True)
     return bundle
