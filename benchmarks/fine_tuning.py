@@ -3,7 +3,7 @@
 Of a large set, a part of the training images is taken, as many of each class; validation and test images together
 judge, so that more of them do.
 
-    python benchmarks/fine_tuning.py PHOTOGRAPHS --weights WEIGHTS --out nbs/results/fine_tuning/NAME
+    python benchmarks/fine_tuning.py PHOTOGRAPHS WEIGHTS nbs/results/fine_tuning/NAME
 """
 
 import pandas as pd

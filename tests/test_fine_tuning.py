@@ -11,8 +11,8 @@ from transfer_nbs.backbone import bn_layers, get_model
 from transfer_nbs.blocks import bn_blocks_head, bn_quarters_head, find_blocks
 from transfer_nbs.clothes import Patterns, practice_folder
 from transfer_nbs.data import make_loaders, read_folder
-from transfer_nbs.fine_tuning import (adamw_one_cycle, adamw_to_start, average_weights, fit_probe, linear_probe, model_soup,
-                                      soup_seeds)
+from transfer_nbs.fine_tuning import adamw_one_cycle, adamw_to_start, average_weights, model_soup, soup_seeds
+from transfer_nbs.linear_probe import fit_probe, linear_probe
 from transfer_nbs.recipes import FINE_TUNING, GROUPS, RECIPES, build_model, recipe_names, train_recipe
 from transfer_nbs.settings import TrainSettings
 from transfer_nbs.training import adam_cosine
