@@ -3,7 +3,6 @@
     python benchmarks/other_camera.py nbs/results/other_camera.csv
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd

@@ -36,8 +36,8 @@ def rates_by_name(recipe, model):
     return {names[id(p)]: group[peak] for group in optimizer.param_groups for p in group["params"]}
 
 
-@pytest.mark.parametrize("arch", ["resnet18", "mobilenet_v3_small", "efficientnet_b0", "densenet121", "shufflenet_v2_x0_5", "squeezenet1_1",
-                                  "vgg11_bn", "alexnet", "googlenet", "regnet_y_400mf", "mnasnet0_5", "convnext_tiny", "swin_t", "vit_b_32", "maxvit_t"])
+@pytest.mark.parametrize("arch", ["resnet18", "mobilenet_v3_small", "efficientnet_b0", "shufflenet_v2_x0_5", "squeezenet1_1", "alexnet",
+                                  "googlenet", "regnet_y_400mf", "convnext_tiny", "swin_t", "vit_b_32"])
 def test_groups_by_depth_are_complete_and_in_order(arch):
     model = get_model(arch, 2, weights="random")
     for groups in bn_blocks_head, bn_quarters_head: check_groups(model, groups(model))

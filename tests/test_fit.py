@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from unittest.mock import patch
 
@@ -32,6 +33,7 @@ from transfer_nbs.training_run import DivergedError
 from transfer_nbs.bundle import checkpoint_path
 from transfer_nbs.checkpoint import FitSettings
 from transfer_nbs.commands import transfer_compare, transfer_fit
+from transfer_nbs.fit_command import DEFAULT_RECIPE
 from transfer_nbs.tables import read_winner
 from transfer_nbs.your_images import fit_bundle, read_parts
 
@@ -119,10 +121,10 @@ def test_killed_at_random_moments(figures, left_alone, tmp_path):
         assert not checkpoint_path(out).exists()
 
 
-@pytest.mark.parametrize("recipe", ["feature_extractor", "discriminative_bn_trainable"])
-@pytest.mark.parametrize("epoch", [1, 2, 3])
+@pytest.mark.parametrize("recipe, epoch", [*product(("feature_extractor", "discriminative_bn_trainable"), (1, 2, 3)),
+                                           ("lp_ft", 1), ("l2_sp", 2), ("gradual_unfreezing", 2)])
 def test_goes_on_after_each_epoch(recipe, epoch, figures, table, tmp_path):
-    "In the middle of a phase and between two, with BN statistics that move and those that don't."
+    "In the middle of a phase and between two, with BN statistics that move and those that don't, and with all that an optimizer keeps."
     settings = FitSettings(recipe, epochs=3, size=32, device="cpu", balance="sampling")
     def stop(line):
         if line.startswith(f"epoch  {epoch}"): raise KeyboardInterrupt
@@ -130,6 +132,42 @@ def test_goes_on_after_each_epoch(recipe, epoch, figures, table, tmp_path):
     fit_bundle(settings, table, figures, out=tmp_path / "stopped", say=lambda line: None)
     fit_bundle(settings, table, figures, out=tmp_path / "alone", say=lambda line: None)
     assert_same_weights(tmp_path / "stopped", tmp_path / "alone")
+
+
+def test_a_soup_goes_on_in_any_of_its_runs(figures, table, tmp_path):
+    "A run that is finished isn't trained again, and all checkpoints go when the bundle is there."
+    settings, said = FitSettings("model_soup", epochs=1, size=32, device="cpu"), []
+    def stop(line):
+        said.append(line)
+        if len(said) == 2: raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): fit_bundle(settings, table, figures, out=tmp_path / "out", say=stop)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.checkpoint-1", "out.checkpoint-2"]
+    said.clear()
+    bundle = fit_bundle(settings, table, figures, out=tmp_path / "out", say=said.append)
+    assert "out.checkpoint-1 is there, and its training is finished" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["out"] and bundle.recipe["soup"] == 3
+    fit_bundle(settings, table, figures, out=tmp_path / "out", say=said.append)
+    assert "nothing was trained" in said[-1]
+
+
+def test_as_many_epochs_as_the_images_need(figures, tmp_path, capsys):
+    "And no more than are needed once the validation loss has stopped falling; what is asked for wins."
+    common = dict(size=32, device="cpu", recipe="bn_eval", lr=0.1, out=str(tmp_path / "out"))
+    transfer_fit(str(figures), **common)
+    said = capsys.readouterr().out
+    assert "20 epochs, fewer where 10 in a row don't lower the validation loss: about" in said
+    settings = load_bundle(tmp_path / "out").settings
+    assert (settings["epochs"], settings["patience"]) == (20, 10) and settings["epochs_run"] < 20
+    transfer_fit(str(figures), **{**common, "out": str(tmp_path / "asked")}, epochs="auto", patience=1)
+    assert load_bundle(tmp_path / "asked").settings["patience"] == 1
+    capsys.readouterr()
+    assert_refused(capsys, figures, "epochs is 'many': give a whole number, or auto", epochs="many", out=tmp_path / "none")
+
+
+def test_without_a_recipe_it_is_the_default(figures, tmp_path, capsys):
+    transfer_fit(str(figures), size=32, device="cpu", epochs=1, out=str(tmp_path / "out"))
+    assert load_bundle(tmp_path / "out").recipe["name"] == DEFAULT_RECIPE
+    assert "try more, such as --epochs 2 with another --out" in capsys.readouterr().out
 
 
 def test_interrupt_finishes_the_epoch(figures, left_alone, tmp_path):
