@@ -89,6 +89,7 @@ RECIPE_NAMES = ("feature_extractor", "bn_eval", "bn_trainable", "discriminative_
                 "discriminative_bn_frozen", "concat_pooling", "deeper_head",
                 "from_scratch", "random_features", "full", "full_bn_frozen", "lp_ft", "gradual_unfreezing",
                 "layer_decay", "last_block", "first_block", "l2_sp", "model_soup")  # those of `RECIPES`, which would load PyTorch
+_DEFAULT_RECIPES = "article,baselines"
 _SETTINGS = TrainSettings()
 _OWN_SIZE = f"{_SETTINGS.size} with the bundled weights, a bundle's own, else 224"
 _SPLIT = dict(order="shuffled", valid_fraction=0.2, test_fraction=0.0, alike=SAME_PICTURE)
@@ -148,7 +149,7 @@ def transfer_compare(
         metavar="FOLDER", help=f"{_FOLDER} Without it: the practice data.")] = None,
     recipes: Annotated[str | None, Option(
         help=f"Recipes to compare, separated by commas: {', '.join(RECIPE_NAMES)}; or groups of them: article, "
-             "baselines, all.", show_default="article,baselines")] = None,
+             "baselines, all.", show_default=f"{_DEFAULT_RECIPES}, and full_bn_frozen,lp_ft with FOLDER")] = None,
     seeds: Annotated[int, Option(help="Training runs of each recipe, each with its own seed.")] = 3,
     epochs: Annotated[str | None, _option("epochs", show_default=f"auto; without FOLDER {_SETTINGS.epochs}")] = None,
     size: Annotated[int | None, _option("size", show_default=_OWN_SIZE)] = None,
@@ -176,7 +177,8 @@ def transfer_compare(
     from transfer_nbs.recipes import recipe_names
     from transfer_nbs.weight_files import usual_size
     keep_freed_memory()
-    given = dict(recipes=recipe_names(recipes)) if recipes is not None else {}
+    if recipes is None: recipes = _DEFAULT_RECIPES + ",full_bn_frozen,lp_ft" * (folder is not None)
+    given = dict(recipes=recipe_names(recipes))
     length = _epochs(epochs, default="auto" if folder else _SETTINGS.epochs)
     if length is not None: given["epochs"] = length
     settings = CompareSettings(
