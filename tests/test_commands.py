@@ -30,7 +30,7 @@ from transfer_nbs.data import read_folder
 from transfer_nbs.hardware import choose_precision
 from transfer_nbs.predict import predict_files
 from transfer_nbs.pretrain import PretrainSettings
-from transfer_nbs.recipes import RECIPES
+from transfer_nbs.recipes import BASELINES, RECIPES, TECHNIQUES
 from transfer_nbs.settings import TrainSettings
 from transfer_nbs.split_folder import split_folder
 
@@ -453,7 +453,7 @@ def test_defaults_are_those_of_the_package():
     settings, given = TrainSettings(), defaults(transfer_compare)
     for name in "epochs batch_size lr arch weights device precision".split(): assert given[name] == getattr(settings, name)
     assert given["size"] is given["recipes"] is None and given["seeds"] == CompareSettings().seeds
-    assert RECIPE_NAMES == tuple(RECIPES) == CompareSettings().recipes
+    assert RECIPE_NAMES == tuple(RECIPES) and CompareSettings().recipes == tuple(recipe.name for recipe in (*TECHNIQUES, *BASELINES))
     for name in "order test_fraction alike".split(): assert given[name] == defaults(read_folder)[name]
     fitted = FitSettings(recipe="bn_eval")
     own = {name: value for name, value in defaults(transfer_fit).items() if value is not None}

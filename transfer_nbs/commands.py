@@ -87,7 +87,7 @@ def command(
 # %% ../nbs/39_commands.ipynb #commands-21
 RECIPE_NAMES = ("feature_extractor", "bn_eval", "bn_trainable", "discriminative_bn_trainable",
                 "discriminative_bn_frozen", "concat_pooling", "deeper_head",
-                "from_scratch", "random_features")  # those of `RECIPES`, which would load PyTorch
+                "from_scratch", "random_features", "norm_trainable")  # those of `RECIPES`, which would load PyTorch
 _SETTINGS = TrainSettings()
 _OWN_SIZE = f"{_SETTINGS.size} with the bundled weights, a bundle's own, else 224"
 _SPLIT = dict(order="shuffled", valid_fraction=0.2, test_fraction=0.0, alike=SAME_PICTURE)
@@ -136,7 +136,7 @@ def transfer_compare(
         metavar="FOLDER", help=f"{_FOLDER} Without it: the practice data.")] = None,
     recipes: Annotated[str | None, Option(
         help=f"Recipes to compare, separated by commas: {', '.join(RECIPE_NAMES)}.",
-        show_default="all")] = None,
+        show_default="the article's seven and two baselines")] = None,
     seeds: Annotated[int, Option(help="Training runs of each recipe, each with its own seed.")] = 3,
     epochs: Annotated[int, _option("epochs")] = _SETTINGS.epochs,
     size: Annotated[int | None, _option("size", show_default=_OWN_SIZE)] = None,

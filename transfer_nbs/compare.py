@@ -18,7 +18,7 @@ from .backbone import get_model
 from .batches import decode_images
 from .files import check_writable, claim
 from .hardware import PeakMemory, choose_device, computing_facts, describe_environment
-from .recipes import RECIPES, check_recipes, find_recipe, image_spec, train_recipe
+from .recipes import BASELINES, RECIPES, TECHNIQUES, check_recipes, find_recipe, image_spec, train_recipe
 from .run_folder import open_run
 from .runs import begun_precision, count_trained, describe_data, equal_recipes, finite_rows, make_missing
 from .settings import TrainSettings
@@ -29,7 +29,7 @@ from .training_run import DivergedError
 @dataclass(frozen=True)
 class CompareSettings(TrainSettings):
     "All that decides the numbers of a comparison, apart from the images themselves."
-    recipes: tuple[str, ...] = tuple(RECIPES)  # names of recipes
+    recipes: tuple[str, ...] = tuple(recipe.name for recipe in (*TECHNIQUES, *BASELINES))
     seeds: int = 3  # how many: 0, 1, ...
 
     def __post_init__(self):

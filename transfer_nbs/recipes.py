@@ -36,12 +36,13 @@ from .training import Recipe, fit, from_scratch, random_features
 from .training_run import DivergedError, check_groups
 from .views import ImageSpec
 from .weight_files import bundle_facts
+from .without_bn import norm_trainable
 
 # %% ../nbs/10_recipes.ipynb #cell-7
 TECHNIQUES = (feature_extractor, bn_eval, bn_trainable, discriminative_bn_trainable, discriminative_bn_frozen,
               concat_pooling, deeper_head_recipe)
 BASELINES = (from_scratch, random_features)
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*TECHNIQUES, *BASELINES)}
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*TECHNIQUES, *BASELINES, norm_trainable)}
 
 
 def find_recipe(
@@ -62,10 +63,7 @@ def _parameters(model: nn.Module, recipe: Recipe) -> tuple[set[int], set[int]]:
     return bn, {id(p) for p in chain.from_iterable(groups)}
 
 
-def _check_policy(
-    recipe: Recipe,
-    model: nn.Module,  # with `.body` and `.head`
-) -> None:
+def _check_policy(recipe: Recipe, model: nn.Module) -> None:
     "Raise ValueError if a recipe's BN policy says one thing about BN weights, and its phases another."
     bn, trained = _parameters(model, recipe)
     does = "train" if bn & trained else "freeze"
