@@ -344,6 +344,7 @@ REFUSED = {
     "DINO": (dino, "hold this network 2 times (student.module.backbone., teacher.backbone.): keep the one that is meant"),
     "transformers, a ResNet": (lambda: HUGGING_FACE, "names of Hugging Face's transformers"),
     "transformers, a ViT": (lambda: {"vit.embeddings.cls_token": torch.zeros(1, 1, 8), "vit.encoder.layer.0.attention.attention.query.weight": torch.zeros(8, 8)}, "names of Hugging Face's transformers"),
+    "an embedder of one's own": (lambda: behind("embedder.", {**BACKBONE, "layer1.2.conv1.weight": torch.zeros(64, 64, 3, 3)}), "1 unexpected: layer1.2.conv1.weight"),
     "another number of colours": (lambda: {**BACKBONE, "conv1.weight": torch.zeros(64, 4, 7, 7)}, "1 of another shape: conv1.weight"),
     "a head alone": (lambda: {"state_dict": CLASSIFIER}, "missing: conv1.weight"),
 }

@@ -230,7 +230,7 @@ def group_norm_twin(
 ) -> nn.Module:  # a copy
     """A backbone's twin, with a GroupNorm of one group in place of each BN layer.
 
-    Each does what its BN layer does in eval mode, for an input whose mean and spread are those of these images."""
+    Each does what its BN layer does in eval mode, for an input with the mean and spread of these images."""
     twin, inputs = copy.deepcopy(body), {}
 
     def look(layer, args):

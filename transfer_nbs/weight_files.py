@@ -223,7 +223,8 @@ def _by_order(
     tensors: dict[str, torch.Tensor], # of a file
     own: dict[str, torch.Tensor], # the network's tensors
     order: Sequence[str], # of the network's modules
-) -> dict[str, torch.Tensor]: # the file's, by the network's own names where it is there under numbers
+) -> dict[str, torch.Tensor]: # the file's
+    "The tensors, by the network's own names where the network is there under numbers."
     by_number = {_numbered(name, order): name for name in own}
     names, fitting = _search(tensors, {number: own[name] for number, name in by_number.items()})
     renamed = dict(names)
@@ -232,14 +233,17 @@ def _by_order(
             if prefix + number in names: renamed[prefix + name] = renamed.pop(prefix + number)
     return renamed if fitting else tensors
 
-_TRANSFORMERS = re.compile(r"\b(embeddings\.(cls_token|patch_embeddings)|embedder\.|encoder\.(layer|stages)\.\d)")
+_TRANSFORMERS = re.compile(r"\bembeddings\.(cls_token|patch_embeddings)|\bembedder\.embedder\."
+                           r"|\bencoder\.layer\.\d+\.(attention|layernorm)"
+                           r"|\bencoder\.stages\.\d+\.layers\.")
 
 def _check_names(tensors: dict[str, torch.Tensor], source: str) -> None:
     "Raise ValueError where a file's names are those of Hugging Face's transformers."
     strange = next(filter(_TRANSFORMERS.search, tensors), None)
     if strange:
-        raise ValueError(f"{source} go by the names of Hugging Face's transformers ({printable(strange)}), "
-                         "which builds networks of its own: give the weights that torchvision or timm has of this network")
+        remedy = "give the weights that torchvision or timm has of this network"
+        whose = f"the names of Hugging Face's transformers ({printable(strange)})"
+        raise ValueError(f"{source} go by {whose}, which builds networks of its own: {remedy}")
 
 # %% ../nbs/62_weight_files.ipynb #checkpoint-21c
 def find_network(
@@ -249,9 +253,9 @@ def find_network(
     source: str = "the weights", # what to call the file in an error
     order: Sequence[str] = (), # of the network's modules, those without tensors among them
 ) -> Found: # where nothing fits, what comes nearest
-    """Find a network's tensors in a file, behind any prefix; with an order, also under its modules' numbers.
+    """Find a network's tensors in a file, behind any prefix, or with numbers for its modules' names.
 
-    Raises ValueError where the network is there more than once and it can't be told which one is meant,
+    Raises ValueError where the network is there more than once and it can't be told which is meant,
     or where the names are those of Hugging Face's transformers."""
     names, fitting = _search(tensors, own)
     if not fitting: names, fitting = _search(_by_order(tensors, own, order), own)
