@@ -26,7 +26,7 @@ def run(*command, cwd=ROOT, **environment):
     return subprocess.run([str(part) for part in command], cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True)
 
 
-SLOW = "00 01 04 05 06 07 08 09 10 12 20 21 22 30 31 32 33 34 35 45 46 47 57 60 65".split()
+SLOW = "00 01 04 05 06 07 08 09 10 12 13 20 21 22 30 31 32 33 34 35 45 46 47 57 60 65".split()
 PAGES = [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem[:2] in SLOW)) for path in NOTEBOOKS]
 
 

@@ -5,6 +5,8 @@ import pickle
 import shutil
 import socket
 import struct
+import sys
+import types
 import warnings
 from argparse import Namespace
 from dataclasses import asdict
@@ -14,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torchvision
 from safetensors.torch import load_file, save_file
 
 from transfer_nbs.backbone import create_body
@@ -202,6 +205,166 @@ def test_words_that_are_no_weights(word, meant, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(OSError) as refused: create_body("resnet18", weights=word)
     assert meant in str(refused.value) and word in str(refused.value)
+
+
+# Layouts that people have: written by the code that writes them where it is at hand, else key by key as it does
+
+
+def resnet(num_classes=7):
+    "Torchvision's network with our backbone and another number of classes."
+    network = torchvision.models.resnet18(num_classes=num_classes)
+    network.load_state_dict({**network.state_dict(), **BACKBONE})
+    return network
+
+
+def mlp(prefix): return {f"{prefix}.0.weight": torch.zeros(512, 512), f"{prefix}.0.bias": torch.zeros(512), f"{prefix}.2.weight": torch.zeros(128, 512), f"{prefix}.2.bias": torch.zeros(128)}
+
+
+def trained():
+    "A network after a step, its optimizer and its schedule."
+    network = resnet()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.0, momentum=0.9)
+    network.fc(torch.ones(1, 512)).sum().backward()
+    optimizer.step()
+    return network, optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 1)
+
+
+def general():  # pytorch/examples and PyTorch's tutorial
+    network, optimizer, schedule = trained()
+    return {"epoch": 3, "arch": "resnet18", "state_dict": torch.nn.DataParallel(network).state_dict(), "best_acc1": torch.tensor(71.3), "optimizer": optimizer.state_dict(), "scheduler": schedule.state_dict()}
+
+
+def references():  # torchvision/references/classification/train.py with --model-ema
+    network, optimizer, schedule = trained()
+    average = torch.optim.swa_utils.AveragedModel(network, use_buffers=True)
+    raw = {name: value + 1 for name, value in network.state_dict().items()}
+    args = Namespace(model="resnet18", lr=0.1, device="cuda", output_dir=Path("runs"), train_crop_size=224)
+    return {"model": raw, "optimizer": optimizer.state_dict(), "lr_scheduler": schedule.state_dict(), "epoch": 3, "args": args, "model_ema": average.state_dict(), "scaler": {"scale": 65536.0, "growth_factor": 2.0}}
+
+
+def lightning(prefix):
+    network, optimizer, schedule = trained()
+    state = {**behind(prefix, network.state_dict()), "criterion.weight": torch.ones(7), "accuracy.tp": torch.zeros(7)}
+    callbacks = {"ModelCheckpoint{'monitor': 'val_loss'}": {"best_model_score": torch.tensor(0.3), "best_model_path": "a.ckpt", "dirpath": "a"}, "EarlyStopping": {"wait_count": 0, "best_score": torch.tensor(0.3)}}
+    return {"epoch": 3, "global_step": 100, "pytorch-lightning_version": "2.4.0", "state_dict": state, "loops": {"fit_loop": {"state_dict": {}}}, "callbacks": callbacks, "optimizer_states": [optimizer.state_dict()],
+            "lr_schedulers": [schedule.state_dict()], "hparams_name": "kwargs", "hyper_parameters": {"lr": 0.1, "data": Path("data"), "names": ["a", "b"]}}
+
+
+def timm_training(path):  # timm/train.py with --model-ema
+    saver, utils = pytest.importorskip("timm.utils.checkpoint_saver"), pytest.importorskip("timm.utils")
+    network, optimizer, _ = trained()
+    average = utils.ModelEmaV3(network)
+    with torch.no_grad():
+        for value in network.parameters(): value.add_(1)
+    saver.CheckpointSaver(network, optimizer, args=Namespace(model="resnet18", lr=0.1, mean=None, bce_target_thresh=None), model_ema=average, checkpoint_dir=str(path), recovery_dir=str(path)).save_checkpoint(3, metric=71.3)
+    return next(path.glob("checkpoint-3.pth.tar"))
+
+
+def moco(version):
+    "v1 has a linear head, v2 an MLP, and v3 other names."
+    query, key = ("base_encoder", "momentum_encoder") if version == 3 else ("encoder_q", "encoder_k")
+    head = mlp("fc") if version > 1 else {"fc.weight": torch.zeros(128, 512), "fc.bias": torch.zeros(128)}
+    extra = mlp("module.predictor") if version == 3 else {"module.queue": torch.zeros(128, 64), "module.queue_ptr": torch.zeros(1, dtype=torch.long)}
+    state = {**behind(f"module.{query}.", {**BACKBONE, **head}), **behind(f"module.{key}.", {**OTHER, **head}), **extra}
+    return {"epoch": 200, "arch": "resnet18", "state_dict": state, "optimizer": {"state": {}, "param_groups": []}}
+
+
+def dino():
+    head = {"head.mlp.0.weight": torch.zeros(8, 512), "head.last_layer.weight_g": torch.ones(8, 1)}
+    student = behind("module.", {**behind("backbone."), **head})
+    teacher = {**behind("backbone.", OTHER), **head}
+    return {"student": student, "teacher": teacher, "optimizer": {}, "epoch": 3, "args": Namespace(arch="resnet18", local_crops_scale=(0.05, 0.4)), "dino_loss": {"center": torch.zeros(1, 8)}}
+
+
+def by_numbers(tensors=BACKBONE):
+    "As fastai, and anyone who makes an nn.Sequential of a network's children, calls them."
+    return {".".join([str(["conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"].index(name.split(".")[0])), *name.split(".")[1:]]): value for name, value in tensors.items()}
+
+
+def fastai(): return {**behind("0.", by_numbers()), "1.2.weight": torch.ones(1024), "1.4.weight": torch.zeros(512, 1024), "1.8.weight": torch.zeros(7, 512)}
+
+
+def fsdp(): return {name.replace("layer1.0.", "layer1.0._fsdp_wrapped_module.").replace("layer2.", "layer2._checkpoint_wrapped_module."): value for name, value in behind("_fsdp_wrapped_module.").items()}
+
+
+LAYOUTS = {  # what it is: content, the prefix of what is taken, and some of what is left
+    "DataParallel": (lambda: torch.nn.DataParallel(resnet()).state_dict(), "module.", "left out 2: module.fc.weight, module.fc.bias"),
+    "a general checkpoint": (general, "state_dict.module.", "state_dict.module.fc.weight"),
+    "torchvision's references, with an average": (references, "model_ema.module.", "model.conv1.weight"),
+    "torch.compile": (lambda: torch.compile(resnet()).state_dict(), "_orig_mod.", "_orig_mod.fc.weight"),
+    "Lightning, model": (lambda: lightning("model."), "state_dict.model.", "state_dict.model.fc.weight"),
+    "Lightning, backbone": (lambda: lightning("backbone."), "state_dict.backbone.", "state_dict.criterion.weight"),
+    "Lightning, net": (lambda: lightning("net."), "state_dict.net.", "state_dict.accuracy.tp"),
+    "MoCo v1": (lambda: moco(1), "state_dict.module.encoder_q.", "module.encoder_q.fc.weight"),
+    "MoCo v2": (lambda: moco(2), "state_dict.module.encoder_q.", "module.encoder_q.fc.0.weight"),
+    "MoCo v3": (lambda: moco(3), "state_dict.module.base_encoder.", "module.base_encoder.fc.0.weight"),
+    "SimCLR": (lambda: {"state_dict": behind("backbone.", {**BACKBONE, **mlp("fc")}), "arch": "resnet18"}, "state_dict.backbone.", "state_dict.backbone.fc.0.weight"),
+    "SwAV": (lambda: {"state_dict": behind("module.", {**BACKBONE, **mlp("projection_head"), "prototypes.weight": torch.zeros(30, 128)})}, "state_dict.module.", "module.projection_head.0.weight"),
+    "BYOL": (lambda: {**behind("online_encoder.net."), **behind("target_encoder.net.", OTHER), **mlp("online_predictor.net")}, "online_encoder.net.", "target_encoder.net."),
+    "VICReg and Barlow Twins": (lambda: {"epoch": 3, "model": {**behind("module.backbone."), **mlp("module.projector")}, "optimizer": {}}, "model.module.backbone.", "model.module.projector.0.weight"),
+    "FSDP and activation checkpoints": (fsdp, "", None),
+    "params_ema": (lambda: {"params": OTHER, "params_ema": BACKBONE}, "params_ema.", "params."),
+    "model_state": (lambda: {"model_state": BACKBONE, "epoch": 3}, "model_state.", None),
+    "fastai, with its optimizer": (lambda: {"model": fastai(), "opt": {"state": [], "hypers": []}}, "model.0.", "model.1.4.weight"),
+    "fastai": (fastai, "0.", "left out 3: 1.2.weight"),
+    "an nn.Sequential of the children": (lambda: {**by_numbers(), "10.weight": torch.zeros(7, 512)}, "", "10.weight"),
+    "a head of another name": (lambda: {**BACKBONE, "head.weight": torch.zeros(7, 512)}, "", "left out 1: head.weight"),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_layouts_that_are_read(name, tmp_path):
+    make, prefix, left = LAYOUTS[name]
+    state, said = body_of(make(), tmp_path)
+    assert is_backbone(state)
+    if not prefix and not left: assert not said
+    else:
+        [line] = said
+        assert f"took {len(BACKBONE)} tensors{' behind the prefix ' * bool(prefix)}{prefix};" in f"{line};" and (left or "") in line and "\n" not in line
+
+
+def test_a_checkpoint_of_timms_training_gives_its_average(tmp_path):
+    path = timm_training(tmp_path)
+    with pytest.warns(UserWarning, match="behind the prefix state_dict_ema.; left out"): body = create_body("resnet18", weights=path)
+    assert is_backbone(body.state_dict())
+
+
+class Pickled:
+    "Stands for a class that the reader's machine may not even have."
+
+
+def renamed(module, name):
+    "A class that is pickled under another name."
+    return type(name, (Pickled,), {"__module__": module})
+
+
+HUGGING_FACE = {"resnet.embedder.embedder.convolution.weight": BACKBONE["conv1.weight"], "resnet.encoder.stages.0.layers.0.layer.0.convolution.weight": BACKBONE["layer1.0.conv1.weight"],
+                "classifier.1.weight": torch.zeros(7, 512)}
+REFUSED = {
+    "DINO": (dino, "hold this network 2 times (student.module.backbone., teacher.backbone.): keep the one that is meant"),
+    "transformers, a ResNet": (lambda: HUGGING_FACE, "names of Hugging Face's transformers"),
+    "transformers, a ViT": (lambda: {"vit.embeddings.cls_token": torch.zeros(1, 1, 8), "vit.encoder.layer.0.attention.attention.query.weight": torch.zeros(8, 8)}, "names of Hugging Face's transformers"),
+    "an embedder of one's own": (lambda: behind("embedder.", {**BACKBONE, "layer1.2.conv1.weight": torch.zeros(64, 64, 3, 3)}), "1 unexpected: layer1.2.conv1.weight"),
+    "another number of colours": (lambda: {**BACKBONE, "conv1.weight": torch.zeros(64, 4, 7, 7)}, "1 of another shape: conv1.weight"),
+    "a head alone": (lambda: {"state_dict": CLASSIFIER}, "missing: conv1.weight"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_layouts_that_are_refused(name, tmp_path):
+    make, words = REFUSED[name]
+    with pytest.raises(ValueError) as refused: body_of(make(), tmp_path)
+    assert words in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("module, name", [("ultralytics.nn.tasks", "ClassificationModel"), ("omegaconf.dictconfig", "DictConfig"), ("lightning.fabric.utilities.data", "AttributeDict"), ("fastai.learner", "Learner")])
+def test_classes_of_other_libraries_are_refused_by_name(module, name, tmp_path, monkeypatch):
+    kind = renamed(module, name)
+    parts = module.split(".")
+    for length in range(1, len(parts) + 1): monkeypatch.setitem(sys.modules, ".".join(parts[:length]), types.ModuleType(".".join(parts[:length])))
+    setattr(sys.modules[module], name, kind)
+    torch.save({"state_dict": BACKBONE, "hyper_parameters": kind()}, tmp_path / "w.ckpt")
+    with pytest.raises(ValueError, match=f"it holds {module}.{name}, which could run code"): create_body("resnet18", weights=tmp_path / "w.ckpt")
 
 
 # A bundle of our own

@@ -46,7 +46,7 @@ def set_bn_policy(
     module: nn.Module,  # usually a backbone: BN layers of a head must learn
     policy: str,  # what still moves: one of BN_POLICIES
 ) -> None:
-    "Set mode, statistics and weights of every BN layer in a module. Raises ValueError for an unknown policy."
+    "Set every BN layer's switches, and no other layer's. Raises ValueError for an unknown policy."
     if policy not in BN_POLICIES: raise ValueError(f"unknown BN policy {policy!r}: use one of {', '.join(BN_POLICIES)}")
     (set_bn_train if policy in ("train", "statistics") else set_bn_eval)(module)
     for layer in bn_layers(module).values():

@@ -87,8 +87,8 @@ def command(
 # %% ../nbs/39_commands.ipynb #commands-21
 RECIPE_NAMES = ("feature_extractor", "bn_eval", "bn_trainable", "discriminative_bn_trainable",
                 "discriminative_bn_frozen", "concat_pooling", "deeper_head",
-                "from_scratch", "random_features", "full", "full_bn_frozen", "lp_ft", "gradual_unfreezing",
-                "layer_decay", "last_block", "first_block", "l2_sp", "model_soup")  # those of `RECIPES`, which would load PyTorch
+                "from_scratch", "random_features", "norm_trainable", "full", "full_bn_frozen", "lp_ft",
+                "gradual_unfreezing", "layer_decay", "last_block", "first_block", "l2_sp", "model_soup")  # those of `RECIPES`, which would load PyTorch
 _DEFAULT_RECIPES = "article,baselines"
 _SETTINGS = TrainSettings()
 _OWN_SIZE = f"{_SETTINGS.size} with the bundled weights, a bundle's own, else 224"

@@ -68,7 +68,8 @@ def _own_tensors(
     source: str,  # what to call them in an error
 ) -> dict[str, torch.Tensor]:  # by the backbone's names, as `load_body` takes them
     "What is the network's in a file; a warning says what else was in it."
-    found = find_network(tensors, body.state_dict(), source=source)
+    order = [name for name, _ in body.named_children()]
+    found = find_network(tensors, body.state_dict(), source=source, order=order)
     foreign = _foreign([name.removeprefix(found.prefix) for name in found.left], classifier)
     names = list(body.state_dict())
     complete = set(_needed(names)) <= set(found.tensors)

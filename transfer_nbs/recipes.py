@@ -21,7 +21,6 @@ import torch
 from torch import nn
 
 from .backbone import bn_layers, create_body, feature_count, get_model
-from .named_weights import colour_statistics
 from .bn_eval import bn_eval, set_bn_policy
 from .bn_trainable import bn_trainable
 from .concat_pooling_head import concat_pooling, deeper_head_recipe
@@ -29,16 +28,18 @@ from .data import make_loaders
 from .discriminative_lr import discriminative_bn_frozen, discriminative_bn_trainable
 from .epochs import out_of_patience
 from .feature_extractor import feature_extractor
-from .fine_tuning import (average_weights, first_block, full, full_bn_frozen, gradual_unfreezing, l2_sp,
-                                      last_block, layer_decay, lp_ft, model_soup, soup_seeds)
 from .features import FeatureStore
+from .fine_tuning import (average_weights, first_block, full, full_bn_frozen, gradual_unfreezing,
+                                      l2_sp, last_block, layer_decay, lp_ft, model_soup, soup_seeds)
 from .hardware import choose_device, choose_precision
 from .images import find_ranges
+from .named_weights import colour_statistics
 from .settings import TrainSettings
 from .training import Recipe, evaluate, fit, from_scratch, random_features
 from .training_run import DivergedError, check_groups, trained_parameters
 from .views import ImageSpec
 from .weight_files import bundle_facts
+from .without_bn import norm_trainable
 
 # %% ../nbs/10_recipes.ipynb #cell-7
 TECHNIQUES = (feature_extractor, bn_eval, bn_trainable, discriminative_bn_trainable, discriminative_bn_frozen,
@@ -46,7 +47,7 @@ TECHNIQUES = (feature_extractor, bn_eval, bn_trainable, discriminative_bn_traina
 BASELINES = (from_scratch, random_features)
 FINE_TUNING = (full, full_bn_frozen, lp_ft, gradual_unfreezing, layer_decay, last_block, first_block, l2_sp,
                model_soup)
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*TECHNIQUES, *BASELINES, *FINE_TUNING)}
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*TECHNIQUES, *BASELINES, norm_trainable, *FINE_TUNING)}
 GROUPS = {name: tuple(recipe.name for recipe in recipes) for name, recipes in
           dict(article=TECHNIQUES, baselines=BASELINES, all=RECIPES.values()).items()}
 
@@ -69,10 +70,7 @@ def find_recipe(
     raise ValueError(f"unknown recipe {name!r}: {remedy}")
 
 # %% ../nbs/10_recipes.ipynb #cell-13
-def _check_policy(
-    recipe: Recipe,
-    model: nn.Module,  # with `.body` and `.head`
-) -> None:
+def _check_policy(recipe: Recipe, model: nn.Module) -> None:
     "Raise ValueError if a recipe's BN policy says one thing about BN weights, and its phases another."
     bn = {id(p) for p in nn.ModuleList(bn_layers(model.body).values()).parameters()}
     does = "train" if bn & set(map(id, trained_parameters(recipe, model))) else "freeze"

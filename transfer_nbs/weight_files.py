@@ -11,8 +11,8 @@ import json
 import re
 import warnings
 from argparse import Namespace
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
 import numpy as np
@@ -89,6 +89,10 @@ _HARMLESS = [Namespace, np.dtype, np.ndarray, *_kinds]
 for _function in (_scalar, _array):
     for _core in ("core", "_core"):  # NumPy 2 renamed its core
         _HARMLESS.append((_function, f"numpy.{_core}.multiarray.{_function.__name__}"))
+for _kind, _names in ((PurePosixPath, ("PosixPath", "PurePosixPath")),
+                      (PureWindowsPath, ("WindowsPath", "PureWindowsPath"))):
+    for _place in ("pathlib", "pathlib._local"):  # Python 3.13 moved them
+        _HARMLESS += [(_kind, f"{_place}.{_name}") for _name in _names]
 
 def _refusal(
     path: Path, # a file that can't be read
@@ -196,20 +200,66 @@ def _without_wrappers(
 ) -> str: # what it would be called if PyTorch had wrapped no module
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
+# %% ../nbs/62_weight_files.ipynb #checkpoint-21b
+def _search(
+    tensors: dict[str, torch.Tensor], # of a file
+    own: dict[str, torch.Tensor], # the network's tensors
+) -> tuple[dict[str, torch.Tensor], list[str]]: # the file's, perhaps without wrappers; and prefixes
+    "The prefixes behind which a network is found; none where it isn't there."
+    bare = {_without_wrappers(name): value for name, value in tensors.items()}
+    for names in (tensors, bare) if len(bare) == len(tensors) else (tensors,):
+        fitting = [prefix for prefix in _prefixes(names, own) if _fits(names, prefix, own)]
+        if fitting: return names, fitting
+    return tensors, []
+
+def _numbered(
+    name: str, # of a tensor
+    order: Sequence[str], # of the network's modules
+) -> str: # its name in `nn.Sequential(*network.children())`, as fastai and many others cut networks
+    module, rest = name.split(".", 1) if "." in name else (name, "")
+    return f"{order.index(module)}.{rest}" if module in order else name
+
+def _by_order(
+    tensors: dict[str, torch.Tensor], # of a file
+    own: dict[str, torch.Tensor], # the network's tensors
+    order: Sequence[str], # of the network's modules
+) -> dict[str, torch.Tensor]: # the file's
+    "The tensors, by the network's own names where the network is there under numbers."
+    by_number = {_numbered(name, order): name for name in own}
+    names, fitting = _search(tensors, {number: own[name] for number, name in by_number.items()})
+    renamed = dict(names)
+    for prefix in fitting:
+        for number, name in by_number.items():
+            if prefix + number in names: renamed[prefix + name] = renamed.pop(prefix + number)
+    return renamed if fitting else tensors
+
+_TRANSFORMERS = re.compile(r"\bembeddings\.(cls_token|patch_embeddings)|\bembedder\.embedder\."
+                           r"|\bencoder\.layer\.\d+\.(attention|layernorm)"
+                           r"|\bencoder\.stages\.\d+\.layers\.")
+
+def _check_names(tensors: dict[str, torch.Tensor], source: str) -> None:
+    "Raise ValueError where a file's names are those of Hugging Face's transformers."
+    strange = next(filter(_TRANSFORMERS.search, tensors), None)
+    if strange:
+        remedy = "give the weights that torchvision or timm has of this network"
+        whose = f"the names of Hugging Face's transformers ({printable(strange)})"
+        raise ValueError(f"{source} go by {whose}, which builds networks of its own: {remedy}")
+
+# %% ../nbs/62_weight_files.ipynb #checkpoint-21c
 def find_network(
     tensors: dict[str, torch.Tensor], # of a file, by name
     own: dict[str, torch.Tensor], # the network's own: a backbone's state_dict
     *,
     source: str = "the weights", # what to call the file in an error
+    order: Sequence[str] = (), # of the network's modules, those without tensors among them
 ) -> Found: # where nothing fits, what comes nearest
-    """Find a network's tensors in a file, behind any prefix.
+    """Find a network's tensors in a file, behind any prefix, or with numbers for its modules' names.
 
-    Raises ValueError where the network is there more than once and it can't be told which one is meant."""
-    bare = {_without_wrappers(name): value for name, value in tensors.items()}
-    for names in (tensors, bare) if len(bare) == len(tensors) else (tensors,):
-        fitting = [prefix for prefix in _prefixes(names, own) if _fits(names, prefix, own)]
-        if fitting: break
-    else: names = tensors
+    Raises ValueError where the network is there more than once and it can't be told which is meant,
+    or where the names are those of Hugging Face's transformers."""
+    names, fitting = _search(tensors, own)
+    if not fitting: names, fitting = _search(_by_order(tensors, own, order), own)
+    if not fitting: _check_names(tensors, source)
     if len(fitting) > 1: fitting = _preferred(fitting)
     def taken(prefix): return {name: names[prefix + name] for name in own if prefix + name in names}
     for prefix in fitting[1:]:
