@@ -31,6 +31,7 @@ from transfer_nbs.hardware import choose_precision
 from transfer_nbs.predict import predict_files
 from transfer_nbs.pretrain import PretrainSettings
 from transfer_nbs.recipes import RECIPES, recipe_names
+from transfer_nbs.fit_command import DEFAULT_RECIPE
 from transfer_nbs.settings import TrainSettings
 from transfer_nbs.split_folder import split_folder
 
@@ -477,6 +478,7 @@ def test_help_of_clothes_says_the_defaults_of_its_tasks():
 
 def test_help_says_the_defaults():
     said = " ".join(module("fit", "--help").stdout.split())
-    for name in ("epochs", "batch_size", "lr", "arch", "weights"): assert f"as in --from, else {getattr(TrainSettings(), name)}" in said
+    for name in ("batch_size", "lr", "arch", "weights"): assert f"as in --from, else {getattr(TrainSettings(), name)}" in said
+    assert "as in --from, else auto" in said and f"best with --from, else {DEFAULT_RECIPE}" in said
     said = " ".join(module("compare", "--help").stdout.split())
     assert all(name in said for name in RECIPES)

@@ -37,7 +37,7 @@ full = Recipe("full", (Phase((0.05, 0.5)),), **_one_cycle)
 _held = dict(bn="frozen", **_one_cycle)
 full_bn_frozen = Recipe("full_bn_frozen", (Phase((0.05, None, 0.5)),), groups=body_bn_head, **_held)
 
-# %% ../nbs/14_fine_tuning.ipynb #fine-23
+# %% ../nbs/14_fine_tuning.ipynb #fine-21
 lp_ft = Recipe("lp_ft", (Phase((0.05, None, 0.05)),), groups=body_bn_head, start=fit_probe, **_held)
 
 # %% ../nbs/14_fine_tuning.ipynb #fine-12
