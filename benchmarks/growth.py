@@ -111,7 +111,7 @@ def growth(
 
         with tempfile.TemporaryDirectory() as drawn:
             folders = {count: make_clothes(Path(drawn) / str(count), Camouflage(n=count)) for count in IMAGES if count <= (most if "images" in wanted else IMAGES[0])}
-            folder, names = folders[IMAGES[0]], list(RECIPES)
+            folder, names = folders[IMAGES[0]], CompareSettings().recipes
             def stages(folder, name, size): return [partial(stage, folder, replace(ONE_EPOCH, size=size), name, Path(drawn) / "table.csv") for stage in (find_and_compare, decode, train)]
             def one(name, seeds=1): return partial(compare_all, folder, replace(ONE_EPOCH, recipes=(name,), seeds=seeds))
             if "images" in wanted:
@@ -123,7 +123,7 @@ def growth(
                 for seeds in (1, 2, 4, 8):
                     for name in ("bn_eval", "from_scratch"): add("seeds", seeds, one(name, seeds))
             if "recipes" in wanted:
-                for count in (1, 3, 6, 9): add("recipes", count, partial(compare_all, folder, CompareSettings(recipes=tuple(names[:count]), seeds=1)))
+                for count in (1, 3, 6, 9): add("recipes", count, partial(compare_all, folder, CompareSettings(recipes=names[:count], seeds=1)))
             if "memory" in wanted:
                 for batch_size in (16, 64): add("memory", batch_size, partial(infer, folder, ONE_EPOCH, batch_size))
                 for name, batch_size in (("feature_extractor", 16), ("bn_eval", 64), ("from_scratch", 16)): add("memory", batch_size, partial(train_recipe, folder, ONE_EPOCH, name))

@@ -66,7 +66,7 @@ def sharing(
         table = read_folder(folder, valid_fraction=0.2) if folder else read_folder(folder := practice_folder(Camouflage()), valid_fraction=0.5)
         choose_precision(choose_device())  # measured once for a machine
         rows = []
-        for recipes in (("bn_eval",), tuple(RECIPES)):
+        for recipes in (("bn_eval",), CompareSettings().recipes):
             settings = CompareSettings(recipes=recipes, arch=arch, weights=weights, size=size, seeds=seeds)
             check_recipes(settings, num_classes=table["class"].nunique())
             together, shared = time_together(settings, table, folder)

@@ -33,7 +33,8 @@ def stages(
         rows = []
         for number in range(rounds):
             for first in (True, False):
-                for name, recipe in RECIPES.items():
+                for name in settings.recipes:
+                    recipe = RECIPES[name]
                     if first and name not in ("bn_eval", "feature_extractor", "from_scratch"): continue
                     forget("features", *["pictures"] * first)
                     seconds = time_recipe(recipe, settings, table, folder)
