@@ -89,14 +89,15 @@ RECIPE_NAMES = ("feature_extractor", "bn_eval", "bn_trainable", "discriminative_
                 "discriminative_bn_frozen", "concat_pooling", "deeper_head",
                 "from_scratch", "random_features")  # those of `RECIPES`, which would load PyTorch
 _SETTINGS = TrainSettings()
-_OWN_SIZE = f"{_SETTINGS.size} with the bundled weights, a bundle's own, else 224"
+_OWN_SIZE = f"{_SETTINGS.size} with the bundled weights, a bundle's or timm's own, else 224"
 _SPLIT = dict(order="shuffled", valid_fraction=0.2, test_fraction=0.0, alike=SAME_PICTURE)
 _HELP = dict(
     epochs="Epochs of each training run.",
     size="Height and width that the network sees, in pixels.",
     batch_size="Images in a batch.",
     lr="Learning rate of the head at the start of a phase. It falls to 0 along a cosine.",
-    arch="A network of torchvision, such as resnet34 or mobilenet_v2.",
+    arch="A network of torchvision, such as resnet34 or mobilenet_v2, or of timm, such as "
+         "timm/convnext_atto.d2_in1k.",
     weights="Pretrained weights: imagenet, the choice for photographs, downloaded once; bundled, "
             "made from formulas, for resnet18 only; a file (.safetensors or .pth); or a bundle.",
     order="How to split a folder that isn't split: shuffled, or first (the first files by name, "
@@ -161,11 +162,11 @@ def transfer_compare(
     from transfer_nbs.compare import CompareSettings
     from transfer_nbs.compare_command import run_comparison
     from transfer_nbs.hardware import keep_freed_memory
-    from transfer_nbs.weight_files import usual_size
+    from transfer_nbs.named_weights import own_size
     keep_freed_memory()
     names = dict(recipes=tuple(recipes.split(","))) if recipes is not None else {}
     settings = CompareSettings(
-        **names, seeds=seeds, epochs=epochs, size=usual_size(weights) if size is None else size,
+        **names, seeds=seeds, epochs=epochs, size=own_size(arch, weights) if size is None else size,
         batch_size=batch_size, lr=lr, arch=arch, weights=weights, device=device,
         precision=precision)
     how = dict(valid_fraction=valid_fraction, order=order, test_fraction=test_fraction, alike=alike)

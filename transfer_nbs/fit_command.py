@@ -16,9 +16,9 @@ from .checkpoint import FitSettings
 from .export import check_onnx, export_onnx
 from .files import check_outside
 from .hardware import choose_device, choose_precision
+from .named_weights import own_size
 from .review import write_review
 from .tables import check_compared, read_winner
-from .weight_files import usual_size
 from .your_images import fit_bundle, read_parts
 
 # %% ../nbs/81_fit_command.ipynb #your-36
@@ -36,7 +36,7 @@ def choose_settings(
                          "or name a recipe instead, such as --recipe bn_eval")
     given = {name: value for name, value in given.items() if value is not None}
     if run is None:
-        size = usual_size(given.get("weights", "bundled"))
+        size = own_size(given.get("arch", FitSettings.arch), given.get("weights", FitSettings.weights))
         return FitSettings(recipe, **{"size": size, **given}), None
     winner, record = read_winner(run)
     said = record["settings"]

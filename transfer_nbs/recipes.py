@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from .backbone import bn_layers, create_body, feature_count, get_model
-from .named_weights import colour_statistics
+from .named_weights import expected_images
 from .bn_eval import bn_eval, set_bn_policy
 from .bn_trainable import bn_trainable
 from .concat_pooling_head import concat_pooling, deeper_head_recipe
@@ -35,7 +35,6 @@ from .settings import TrainSettings
 from .training import Recipe, fit, from_scratch, random_features
 from .training_run import DivergedError, check_groups
 from .views import ImageSpec
-from .weight_files import bundle_facts
 
 # %% ../nbs/10_recipes.ipynb #cell-7
 TECHNIQUES = (feature_extractor, bn_eval, bn_trainable, discriminative_bn_trainable, discriminative_bn_frozen,
@@ -81,7 +80,7 @@ def check_recipes(
     num_classes: int,  # classes of the task
 ) -> None:
     "Raise ValueError if the models of some recipes can't be built, or a recipe contradicts itself."
-    body = create_body(settings.arch, weights=settings.weights)
+    body = create_body(settings.arch, weights=settings.weights, size=settings.size)
     num_features = feature_count(body, size=settings.size)
     for name in names:
         head = RECIPES[name].head(num_features, num_classes)
@@ -114,14 +113,12 @@ def image_spec(
     """What a model of these settings expects of images: classes, size, colour statistics, ranges.
 
     Images of more than 8 bits have a darkest and a brightest value, which are looked up in `folder`."""
-    told = bundle_facts(settings.weights).get("spec")
-    mean, std = colour_statistics(settings.arch)
-    if told: mean, std = tuple(told["mean"]), tuple(told["std"])
     names, ranges = tuple(sorted(set(table["class"]))), None
     if folder is not None:  # not of the test images: nothing may be learned from them
         files = table["file"][table["split"] != "test"]
         ranges = find_ranges([Path(folder) / file for file in files])
-    return ImageSpec(names, size=settings.size, mean=mean, std=std, ranges=ranges)
+    expected = expected_images(settings.arch, settings.weights)
+    return ImageSpec(names, size=settings.size, ranges=ranges, **expected)
 
 # %% ../nbs/10_recipes.ipynb #recipes-36
 class Trained(NamedTuple):
