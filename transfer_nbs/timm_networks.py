@@ -151,6 +151,14 @@ def _arguments(
                          "choose a network for square images with three colours")
     return found
 
+
+def _side(
+    arguments: dict,  # of `timm.create_model`
+) -> int:  # pixels
+    "The size of the images that a network is built for."
+    size = arguments.get("img_size") or arguments["pretrained_cfg"]["input_size"][1]
+    return size if isinstance(size, int) else size[0]
+
 # %% ../nbs/74_timm_networks.ipynb #timm-15
 _GIVEN_ANYWAY = ("model_name", "pretrained_cfg", "pretrained_model_args", "num_classes", "in_chans", "img_size")
 
@@ -169,10 +177,10 @@ def timm_images(
     arch: str,  # the name of a network of timm
 ) -> dict:  # size, mean, std and view, as `ImageSpec` takes them
     "What the weights of a network expect of images."
-    config = _arguments(arch)["pretrained_cfg"]
-    look = _timm().data.resolve_data_config(pretrained_cfg=config)
+    arguments = _arguments(arch)
+    look = _timm().data.resolve_data_config(pretrained_cfg=arguments["pretrained_cfg"])
     view = View(look["interpolation"], look["crop_pct"], squash=look["crop_mode"] == "squash")
-    return dict(size=look["input_size"][1], mean=tuple(look["mean"]), std=tuple(look["std"]), view=view)
+    return dict(size=_side(arguments), mean=tuple(look["mean"]), std=tuple(look["std"]), view=view)
 
 # %% ../nbs/74_timm_networks.ipynb #timm-31
 def _head_norm(network: nn.Module) -> nn.Module | None:
@@ -209,6 +217,7 @@ def _on_meta(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network, shapes).eval()
 
 
+@torch.enable_grad()
 def _takes_part(network: nn.Module, size: int) -> tuple[set[str], bool]:
     "The parameters that a network's maps depend on, and whether the maps have more than one pixel."
     shapes = _on_meta(network)
@@ -276,16 +285,15 @@ def build_timm(
     arguments = _arguments(arch, size)
     config = arguments["pretrained_cfg"]
     if pretrained: config |= _weights_source(arch, config)
-    built_for = arguments.get("img_size") or config["input_size"][1]
+    built_for = _side(arguments)
     try: network = _timm().create_model(**arguments, pretrained=pretrained)
     except OSError as error:  # of weights that are not on the Hub
         raise ConnectionError(f"can't download the weights of {arch} ({one_line(error)}): "
                               "connect to the internet, or give a file as --weights") from None
     except (AssertionError, RuntimeError, ValueError, TypeError) as error:
         if is_out_of_memory(error): raise
-        own = config["input_size"][1]
         raise ValueError(f"timm can't build {arch} for images of {built_for} px ({one_line(error)}): "
-                         f"its own size is {own}") from None
+                         f"its own size is {_side(_arguments(arch))}") from None
     network.code = f"timm {version('timm')} {arch} {built_for}"  # all that its modules don't say
     return network, built_for
 
