@@ -483,6 +483,7 @@ def _read_tensors(
 def _empty_model(
     facts: dict,  # of bundle.json
     spec: ImageSpec,
+    tensors: dict[str, torch.Tensor],  # of model.safetensors
 ) -> nn.Sequential:
     "The network that bundle.json describes, where possible without memory for its unknown weights."
     arch, count, head = facts["architecture"], len(spec.class_names), _HEADS[facts["head"]]
@@ -496,7 +497,8 @@ def _empty_model(
         if facts["weights"]["bytes"] >= numbers: return build()
         raise _damaged(f"model.safetensors is too small for a {arch}") from None
     own = model.state_dict()
-    return model if all(name in own for name, _ in model.named_buffers()) else build()
+    whole = all(name in own for name, _ in model.named_buffers())  # else some numbers are in no file
+    return model if whole or not _fits(model, tensors) else build()
 
 
 def _fits(
@@ -525,11 +527,12 @@ def _build_model(
     tensors: dict[str, torch.Tensor],  # of model.safetensors
 ) -> nn.Sequential:
     "The network that bundle.json describes, with these weights, in eval mode."
-    model, count = _empty_model(facts, spec), len(spec.class_names)
+    model, count = _empty_model(facts, spec, tensors), len(spec.class_names)
     last = tensors.get(list(model.state_dict())[-1])  # the last bias: a number for each class
     if last is not None and last.numel() != count:
         raise _damaged(f"it names {count} classes, but its head tells {last.numel()} apart")
-    if _fits(model, tensors):  # else `load_body` says what is wrong
+    empty = next(model.parameters()).is_meta
+    if empty and _fits(model, tensors):  # else `load_body` says what is wrong
         model.to_empty(device="cpu")
         for name, value in model.state_dict().items():
             if name not in tensors: value.zero_()  # a counter of batches

@@ -246,12 +246,15 @@ def cut_timm(
 ) -> nn.Module:  # images (N, 3, H, W) to maps (N, C, h, w); all names are timm's
     """A network of timm as a backbone, its classifier left out.
 
-    Raises ValueError for networks that have no classifier to leave out, such as pure encoders."""
+    Raises ValueError for sizes that it can't take, and for pure encoders, which have no classifier."""
     network.forward = MethodType(_forward, network)
     try: used, has_places = _takes_part(network, size)
     except (NotImplementedError, TypeError, AttributeError) as error:
         raise ValueError(f"{type(network).__name__} is no classification network of timm "
                          f"({one_line(error)}): choose another") from None
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise ValueError(f"{type(network).__name__} can't take images of {size} px "
+                         f"({one_line(error)}): give the size it was made for") from None
     network.left_out = _leave_out(network, used)
     network.note = "" if has_places else "no feature map: one pixel, made by the network's own pooling"
     return network
