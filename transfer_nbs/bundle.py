@@ -166,7 +166,7 @@ def measure(
 def describe_settings(
     settings: dict,  # of a training run, as JSON can hold it
 ) -> dict:
-    "The same for a bundle: a file of weights goes by its name and its SHA-256, a network without folders."
+    "The same for a bundle: weights by name and SHA-256, a network by its plain name."
     if "arch" in settings: settings = {**settings, "arch": plain_name(settings["arch"])}
     weights = settings.get("weights", "bundled")
     file = weights_file(weights)

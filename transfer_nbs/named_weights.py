@@ -70,8 +70,9 @@ def _own_tensors(
     source: str,  # what to call them in an error
 ) -> dict[str, torch.Tensor]:  # by the backbone's names, as `load_body` takes them
     "What is the network's in a file; a warning says what else was in it."
-    inner = tuple(f".{module}." for module in classifier if "." in module)  # of the backbone's modules
-    tensors = {name: value for name, value in tensors.items() if not any(part in f".{name}" for part in inner)}
+    inner = [f".{module}." for module in classifier if "." in module]  # parts of modules that stay
+    def stays(name): return not any(part in f".{name}" for part in inner)
+    tensors = {name: value for name, value in tensors.items() if stays(name)}
     found = find_network(tensors, body.state_dict(), source=source)
     foreign = _foreign([name.removeprefix(found.prefix) for name in found.left], classifier)
     names = list(body.state_dict())
@@ -118,7 +119,9 @@ def _check_bundled(arch: str, weights: str | Path) -> None:
     raise ValueError(f"the bundled weights are {BUNDLED_ARCH}'s, not {arch}'s: {remedy}")
 
 
-def _build_timm(arch: str, weights: str | Path, seed: int, size: int | None) -> tuple[nn.Module, int]:
+def _build_timm(
+    arch: str, weights: str | Path, seed: int, size: int | None,  # as for `build_network`
+) -> tuple[nn.Module, int]:
     _check_bundled(arch, weights)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -216,7 +219,8 @@ def expected_images(
 ) -> dict:  # mean, std and perhaps view, as `ImageSpec` takes them
     "What weights expect of images, apart from their size."
     told = bundle_facts(weights).get("spec")
-    if told is None: told = timm_images(arch) if is_timm(arch) else dict(zip(("mean", "std"), colour_statistics(arch)))
+    if told is None and is_timm(arch): told = timm_images(arch)
+    if told is None: told = dict(zip(("mean", "std"), colour_statistics(arch)))
     return {name: told[name] for name in ("mean", "std", "view") if name in told}
 
 

@@ -86,7 +86,7 @@ def _hub_file(
 
 
 def _weight_names(name: str | None) -> list[str]:
-    "Names of a file of weights on the Hub: where there are two formats, first the one that runs nothing."
+    "Names of a file of weights on the Hub, safetensors first where there are two formats."
     name = name or "pytorch_model.bin"
     return list(dict.fromkeys([name.replace("pytorch_model.bin", "model.safetensors"), name]))
 
@@ -97,7 +97,7 @@ def _source(
     "The name of a network, models of the Hub as the folder in the cache where they are."
     kind, _, place = name.partition(":")
     if kind == "local-dir" and not (Path(place) / "config.json").is_file():
-        raise FileNotFoundError(f"{place}: no folder with config.json; give one that timm has saved")
+        raise FileNotFoundError(f"{place}: no folder with config.json; give one that timm saved")
     if kind not in ("hf-hub", "hf_hub"): return name
     remedy = "give a folder that timm has saved, as timm/local-dir:FOLDER"
     config = _hub_file(place, ["config.json"], remedy)
@@ -105,7 +105,8 @@ def _source(
     return f"local-dir:{config.parent}"
 
 # %% ../nbs/74_timm_networks.ipynb #timm-12
-_REFUSED = ("pretrained", "checkpoint", "cache", "features", "num_classes", "in_chans", "img_size", "script", "export")
+_REFUSED = ("pretrained", "checkpoint", "cache", "features", "num_classes", "in_chans", "img_size",
+            "script", "export")  # how such arguments begin
 
 
 def _value(text: str) -> object:  # a number, true, false, null or a list; else the text
@@ -131,8 +132,9 @@ def _unknown(
     architecture, _, tag = name.partition(".")
     known = models(f"{architecture}.*", pretrained=True) if tag else []
     known = known or models() + models(pretrained=True)
-    close = get_close_matches(name, known, n=3, cutoff=0.5) or ["convnext_atto.d2_in1k", "vit_tiny_patch16_224"]
-    return ValueError(f"timm has no network {name!r}: did you mean {', '.join(f'timm/{n}' for n in close)}?")
+    close = get_close_matches(name, known, n=3, cutoff=0.5) or ["convnext_atto.d2_in1k"]
+    meant = ", ".join(f"timm/{other}" for other in close)
+    return ValueError(f"timm has no network {name!r}: did you mean {meant}?")
 
 
 def _arguments(
@@ -160,7 +162,8 @@ def _side(
     return size if isinstance(size, int) else size[0]
 
 # %% ../nbs/74_timm_networks.ipynb #timm-15
-_GIVEN_ANYWAY = ("model_name", "pretrained_cfg", "pretrained_model_args", "num_classes", "in_chans", "img_size")
+_GIVEN_ANYWAY = ("model_name", "pretrained_cfg", "pretrained_model_args", "num_classes",
+                 "in_chans", "img_size")
 
 
 def plain_name(
@@ -169,7 +172,8 @@ def plain_name(
     "The name of a network without folders and models of the Hub; most names are plain."
     if not is_timm(arch) or ":" not in arch: return arch
     found = _arguments(arch)
-    given = {key: json.dumps(value).strip('"') for key, value in found.items() if key not in _GIVEN_ANYWAY}
+    given = {key: value if isinstance(value, str) else json.dumps(value)
+             for key, value in found.items() if key not in _GIVEN_ANYWAY}
     return f"timm/{found['model_name']}" + (f"?{urlencode(given)}" if given else "")
 
 # %% ../nbs/74_timm_networks.ipynb #timm-21
@@ -202,7 +206,7 @@ def _normed(maps: torch.Tensor, norm: nn.Module) -> torch.Tensor:
 def _forward(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
     "Images (N, 3, H, W) to maps (N, C, h, w), whatever the network's own features are."
     features = network.forward_features(images)
-    if not isinstance(features, torch.Tensor) or features.dim() != 4:  # tokens, of one or several scales
+    if not isinstance(features, torch.Tensor) or features.dim() != 4:  # tokens
         return network.forward_head(features, pre_logits=True)[:, :, None, None]
     if getattr(network, "output_fmt", "NCHW") == "NHWC": features = features.permute(0, 3, 1, 2)
     norm = _head_norm(network)
@@ -212,8 +216,8 @@ def _forward(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
 def _on_meta(network: nn.Module) -> nn.Module:
     "A copy of a network whose tensors have no content, and whose parameters want gradients."
     def shape_of(tensor): return torch.empty_like(tensor, device="meta")
-    shapes = {id(parameter): nn.Parameter(shape_of(parameter)) for parameter in network.parameters()}
-    shapes |= {id(buffer): shape_of(buffer) for buffer in network.buffers()}
+    shapes = {id(tensor): nn.Parameter(shape_of(tensor)) for tensor in network.parameters()}
+    shapes |= {id(tensor): shape_of(tensor) for tensor in network.buffers()}
     return copy.deepcopy(network, shapes).eval()
 
 
@@ -246,7 +250,7 @@ def cut_timm(
 ) -> nn.Module:  # images (N, 3, H, W) to maps (N, C, h, w); all names are timm's
     """A network of timm as a backbone, its classifier left out.
 
-    Raises ValueError for sizes that it can't take, and for pure encoders, which have no classifier."""
+    Raises ValueError for sizes that it can't take, and for encoders, which have no classifier."""
     network.forward = MethodType(_forward, network)
     try: used, has_places = _takes_part(network, size)
     except (NotImplementedError, TypeError, AttributeError) as error:
@@ -256,7 +260,7 @@ def cut_timm(
         raise ValueError(f"{type(network).__name__} can't take images of {size} px "
                          f"({one_line(error)}): give the size it was made for") from None
     network.left_out = _leave_out(network, used)
-    network.note = "" if has_places else "no feature map: one pixel, made by the network's own pooling"
+    network.note = "" if has_places else "no feature map: one pixel, by the network's own pooling"
     return network
 
 # %% ../nbs/74_timm_networks.ipynb #timm-40c
@@ -295,8 +299,8 @@ def build_timm(
                               "connect to the internet, or give a file as --weights") from None
     except (AssertionError, RuntimeError, ValueError, TypeError) as error:
         if is_out_of_memory(error): raise
-        raise ValueError(f"timm can't build {arch} for images of {built_for} px ({one_line(error)}): "
-                         f"its own size is {_side(_arguments(arch))}") from None
+        problem = f"timm can't build {arch} for images of {built_for} px ({one_line(error)})"
+        raise ValueError(f"{problem}: its own size is {_side(_arguments(arch))}") from None
     network.code = f"timm {version('timm')} {arch} {built_for}"  # all that its modules don't say
     return network, built_for
 

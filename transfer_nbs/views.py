@@ -137,7 +137,8 @@ def centre_view(
     "Nothing random: the short side scaled to a little more than the size, and the centre cut out."
     side = round(size * 256 / 224) if view is None else int(size / view.crop)  # as timm rounds
     view = view or View()
-    scale = v2.Resize([side, side] if view.squash else side, v2.InterpolationMode(view.interpolation))
+    sides = [side, side] if view.squash else side
+    scale = v2.Resize(sides, v2.InterpolationMode(view.interpolation))
     return v2.Compose([shorten, scale, v2.CenterCrop(size)])
 
 # %% ../nbs/63_views.ipynb #views-24
