@@ -21,6 +21,7 @@ from urllib.request import urlopen
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from .console import is_out_of_memory, one_line
 from .views import View
@@ -212,6 +213,17 @@ def _forward(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
     norm = _head_norm(network)
     return features if norm is None else _normed(features, norm)
 
+# %% ../nbs/74_timm_networks.ipynb #32c
+def _on_every_other_pixel(layer: nn.Conv2d, images: torch.Tensor) -> torch.Tensor:
+    "A convolution of 1 x 1 pixels with a stride, which comes first."
+    down, across = layer.stride
+    return F.conv2d(images[..., ::down, ::across], layer.weight, layer.bias)
+
+
+def _is_unsafe(layer: nn.Module) -> bool:
+    if type(layer) is not nn.Conv2d or layer.groups > 1 or layer.padding != (0, 0): return False
+    return layer.kernel_size == (1, 1) and max(layer.stride) > 1 and layer.in_channels < 16
+
 # %% ../nbs/74_timm_networks.ipynb #timm-33
 def _on_meta(network: nn.Module) -> nn.Module:
     "A copy of a network whose tensors have no content, and whose parameters want gradients."
@@ -252,6 +264,8 @@ def cut_timm(
 
     Raises ValueError for sizes that it can't take, and for encoders, which have no classifier."""
     network.forward = MethodType(_forward, network)
+    for layer in filter(_is_unsafe, network.modules()):
+        layer.forward = MethodType(_on_every_other_pixel, layer)
     try: used, has_places = _takes_part(network, size)
     except (NotImplementedError, TypeError, AttributeError) as error:
         raise ValueError(f"{type(network).__name__} is no classification network of timm "
