@@ -19,6 +19,7 @@ from .console import is_out_of_memory
 from .fusion import eval_mode
 from .named_weights import build_network, load_named_weights
 from .steps import network_steps, up_to_step
+from .timm_networks import cut_timm
 
 # %% ../nbs/03_backbone.ipynb #cell-21
 def _last_map(network: nn.Module, size: int) -> str:
@@ -28,35 +29,37 @@ def _last_map(network: nn.Module, size: int) -> str:
     def pools(name):
         return "adaptive" in name or isinstance(parts.get(name), nn.AdaptiveAvgPool2d)
     maps = [name for name, value in steps.items()
-            if value.dim() == 4 and min(value.shape[2:]) > 1 and not pools(name)]
+            if value.dim() == 4 and value.shape[2] == value.shape[3] > 1 and not pools(name)]
     if not maps:
         raise ValueError(f"no step of {type(network).__name__} gives a map of more than one pixel: "
                          "give a larger size")
     return maps[-1]
 
 def cut_body(
-    network: nn.Module,  # a torchvision classification network
+    network: nn.Module,  # a classification network of torchvision, or of timm
     *,
     size: int = 224,  # side of the image to run through it, pixels
 ) -> nn.Module:  # images (N, 3, H, W) to feature maps (N, C, h, w); all names are kept
     """The backbone of a network, found by running it; its parameters are the network's own.
 
     Raises ValueError where there is no map of more than one pixel."""
+    if hasattr(network, "forward_features"): return cut_timm(network, size)
     transformer = isinstance(network, models.VisionTransformer)
     return up_to_step(network, "encoder" if transformer else _last_map(network, size))
 
 # %% ../nbs/03_backbone.ipynb #cell-38
 def create_body(
-    arch: str,  # a classification network of torchvision, such as "resnet18"
+    arch: str,  # a network of torchvision, such as "resnet18", or of timm: "timm/..."
     *,
     weights: str | Path = "bundled",  # or "imagenet", "random", a path to a file or to a bundle
     seed: int = 0,  # of the random weights
+    size: int | None = None,  # of the images, for networks of timm; None: their own
 ) -> nn.Module:  # images (N, 3, H, W) to feature maps (N, C, h, w)
-    """The backbone of a torchvision network with the weights that were asked for, never others.
+    """The backbone of a network with the weights that were asked for, never others.
 
     Raises ValueError for an unknown architecture or weights that don't fit,
     FileNotFoundError for a missing file, ConnectionError where a download fails."""
-    network, size = build_network(arch, weights, seed=seed)
+    network, size = build_network(arch, weights, seed=seed, size=size)
     body = cut_body(network, size=size)
     if weights != "random": load_named_weights(body, network, arch, weights)
     return body
@@ -84,7 +87,7 @@ def linear_head(num_features: int, num_classes: int) -> nn.Module:
 
 # %% ../nbs/03_backbone.ipynb #cell-47
 def get_model(
-    arch: str,  # a classification network of torchvision
+    arch: str,  # as for `create_body`
     num_classes: int,  # classes of the new task
     *,
     weights: str | Path = "bundled",  # the backbone's, as for `create_body`
@@ -93,7 +96,7 @@ def get_model(
     seed: int = 0,  # of the head's weights, and of the backbone's where they are random
 ) -> nn.Sequential:  # `.body` and `.head`; images (N, 3, size, size) to logits (N, num_classes)
     "A backbone with a new, untrained head. Raises what `create_body` and `feature_count` raise."
-    body = create_body(arch, weights=weights, seed=seed)
+    body = create_body(arch, weights=weights, seed=seed, size=size)
     num_features = feature_count(body, size=size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

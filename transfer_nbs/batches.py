@@ -28,7 +28,7 @@ from .files import file_stamps
 from .folders import naming_broken
 from .images import open_image
 from .images import READING, Ranges, opened
-from .views import STORED, ImageSpec, centre_view, draw_views, normalize, random_crops, scale_down
+from .views import STORED, ImageSpec, View, centre_view, draw_views, normalize, random_crops, scale_down
 
 # %% ../nbs/64_batches.ipynb #new-92508822
 class ImageStore:
@@ -42,11 +42,13 @@ class ImageStore:
         size: int,  # of the model, pixels
         crops: bool,  # whether random crops are to be taken, or the fixed view
         ranges: Ranges | None = None,  # black and white; None: each image its own
+        view: View | None = None,  # how the fixed view is made; None: as torchvision does
         keep: bool = True,  # False: decode each time
     ):
         self.files, self.keep, self.ranges = files, keep, ranges
         self.key = f"{file_stamps(files)} {size} {crops} {STORED} {READING} {ranges}"
-        self.prepare = partial(scale_down, size=size) if crops else centre_view(size)
+        if view and not crops: self.key += f" {view}"
+        self.prepare = partial(scale_down, size=size) if crops else centre_view(size, view)
 
     def _decode(self, file: str) -> np.ndarray:  # (height, width, 3) of uint8
         with opened(file, self.ranges) as image: return np.array(self.prepare(image))
@@ -118,7 +120,7 @@ def decode_images(
     with naming_broken(sum(files.values(), []), folder):
         for split, paths in files.items():
             crops = split == "train"
-            store = ImageStore(paths, size=spec.size, crops=crops, ranges=spec.ranges)
+            store = ImageStore(paths, size=spec.size, crops=crops, ranges=spec.ranges, view=spec.view)
             if split == "test" or not store.stored: thread_map(look, paths, "reading images")
 
 # %% ../nbs/64_batches.ipynb #new-37875355
@@ -141,8 +143,8 @@ class ImageDataset(Dataset):
             raise ValueError(f"augment is {augment!r}; give True, False or a transform")
         self.files, self.labels = [str(file) for file in files], torch.as_tensor(labels)
         self.spec, self.augment, self.seed = spec, augment, seed
-        options = dict(size=spec.size, crops=augment is not False, ranges=spec.ranges, keep=keep)
-        self.pictures = ImageStore(self.files, **options)
+        options = dict(size=spec.size, ranges=spec.ranges, view=spec.view)
+        self.pictures = ImageStore(self.files, crops=augment is not False, keep=keep, **options)
         self.set_epoch(0)
 
     def set_epoch(
@@ -162,6 +164,7 @@ class ImageDataset(Dataset):
         facts = (self.pictures.key, self.spec.size, self.spec.mean, self.spec.std)
         views = (self.seed, epoch) if self.augment is not False else None
         own = () if isinstance(self.augment, bool) else (repr(self.augment),)
+        if self.spec.view: own = (*own, self.spec.view)
         return sha256(repr((*facts, views, *own)).encode()).hexdigest()
 
     def __len__(self): return len(self.files)
@@ -181,7 +184,9 @@ class ImageDataset(Dataset):
             draws = self.draws[list(indices)]
             shapes = np.array([picture.shape[:2] for picture in pictures])
             boxes = random_crops(shapes, draws)
-            _in_parts(partial(_cut_crops, pictures, boxes, images), len(indices))
+            view = self.spec.view or View()
+            cut = partial(_cut_crops, pictures, boxes, images, view.interpolation)
+            _in_parts(cut, len(indices))
             mirrored = torch.from_numpy(draws[:, -1] < 0.5)
             images[mirrored] = images[mirrored].flip(2)
         else:
@@ -215,6 +220,7 @@ def _cut_crops(
     pictures: list[np.ndarray],  # (height, width, 3) of uint8 each
     boxes: np.ndarray,  # (N, 4), from `random_crops`
     images: torch.Tensor,  # (N, size, size, 3) of uint8, to be filled
+    interpolation: str,  # of `INTERPOLATIONS`
     part: range,  # which of them
 ) -> None:
     "Cut crops out of images and scale them to the size of the model."
@@ -222,7 +228,7 @@ def _cut_crops(
         top, left, height, width = boxes[i]
         cut = pictures[i][top:top + height, left:left + width]
         crop = torch.from_numpy(cut).permute(2, 0, 1)[None]
-        scaled = F.interpolate(crop, images.shape[1:3], mode="bilinear", antialias=True)
+        scaled = F.interpolate(crop, images.shape[1:3], mode=interpolation, antialias=True)
         images[i] = scaled[0].permute(1, 2, 0)
 
 # %% ../nbs/64_batches.ipynb #a6ad732a

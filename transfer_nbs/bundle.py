@@ -28,17 +28,18 @@ from torch.nn import functional as F
 from torchvision import models
 
 from .backbone import get_model, linear_head
-from .named_weights import load_body
 from .calibration import at_bound, calibration_error, fit_temperature
 from .concat_pooling_head import concat_pooling_head, deeper_head
 from .console import listed, one_line, printable
-from .views import ImageSpec
 from .files import claim, content_hash, replace_folder, write_folder
+from .folders import images_digest, split_hash
 from .inference import AnyImage, as_images, forget_copy, image_logits
 from .intervals import accuracy_interval
-from .folders import images_digest, split_hash
+from .named_weights import load_body
+from .timm_networks import is_timm, plain_name, timm_versions
 from .training import Recipe
 from .training_run import phase_rates
+from .views import ImageSpec
 from .weight_files import check_numbers, weights_file, weights_name
 
 # %% ../nbs/31_bundle.ipynb #bundle-12
@@ -46,7 +47,7 @@ from .weight_files import check_numbers, weights_file, weights_name
 class Bundle:
     "A trained model with all that is needed to use it and to judge it."
     model: nn.Sequential  # `.body` and `.head`: images (N, 3, size, size) to logits (N, classes)
-    architecture: str  # of the backbone, as torchvision calls it
+    architecture: str  # of the backbone, as torchvision calls it, or timm: "timm/..."
     head: str  # name of the function that builds it
     spec: ImageSpec  # classes in the order of the logits, image size and normalisation
     recipe: dict  # how it was trained
@@ -112,10 +113,13 @@ def _describe_recipe(
                 groups=recipe.groups.__name__, optimizer=recipe.optimizer.__name__, phases=phases, soup=recipe.soup)
 
 
-def _current_versions() -> dict[str, str]:
+def _current_versions(
+    arch: str = "",  # of the model's backbone
+) -> dict[str, str]:
     "Of what decides the bits of a model and of its predictions."
     packages = ("transfer_nbs", "torch", "torchvision", "pillow")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    versions = {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    return versions | timm_versions(arch)
 
 # %% ../nbs/31_bundle.ipynb #bundle-19
 def _results(
@@ -165,7 +169,8 @@ def measure(
 def describe_settings(
     settings: dict,  # of a training run, as JSON can hold it
 ) -> dict:
-    "The same for a bundle: a file of weights goes by its name and its SHA-256."
+    "The same for a bundle: weights by name and SHA-256, a network by its plain name."
+    if "arch" in settings: settings = {**settings, "arch": plain_name(settings["arch"])}
     weights = settings.get("weights", "bundled")
     file = weights_file(weights)
     if file is None or not file.is_file(): return settings
@@ -187,10 +192,11 @@ def make_bundle(
     Raises ValueError where weights or answers are no finite numbers, and for unreadable images."""
     told = _describe_recipe(recipe, model)
     check_numbers(model.state_dict(), model.state_dict(), source="the model's weights")
-    learned = table[table["split"] != "test"]
-    bundle = Bundle(model=model, architecture=settings["arch"], head=told["head"], spec=spec,
-                    recipe=told, settings=describe_settings(settings), split=split_hash(learned),
-                    versions=_current_versions(), results={}, images=images_digest(table, folder))
+    learned, settings = table[table["split"] != "test"], describe_settings(settings)
+    arch = settings["arch"]
+    bundle = Bundle(model=model, architecture=arch, head=told["head"], spec=spec, recipe=told,
+                    settings=settings, split=split_hash(learned), versions=_current_versions(arch),
+                    results={}, images=images_digest(table, folder))
     def split_of(name):
         rows = table[table["split"] == name]
         return [Path(folder) / file for file in rows["file"]], list(rows["class"])
@@ -480,9 +486,12 @@ def _read_tensors(
 def _empty_model(
     facts: dict,  # of bundle.json
     spec: ImageSpec,
+    tensors: dict[str, torch.Tensor],  # of model.safetensors
 ) -> nn.Sequential:
     "The network that bundle.json describes, where possible without memory for its unknown weights."
     arch, count, head = facts["architecture"], len(spec.class_names), _HEADS[facts["head"]]
+    if is_timm(arch) and ":" in arch:  # would be looked for elsewhere
+        raise ValueError(f"its architecture {arch} is not in the bundle; give one of this package")
     def build(): return get_model(arch, count, weights="random", head=head, size=spec.size)
     try:
         with torch.device("meta"): model = build()
@@ -491,7 +500,8 @@ def _empty_model(
         if facts["weights"]["bytes"] >= numbers: return build()
         raise _damaged(f"model.safetensors is too small for a {arch}") from None
     own = model.state_dict()
-    return model if all(name in own for name, _ in model.named_buffers()) else build()
+    whole = all(name in own for name, _ in model.named_buffers())  # else some numbers are in no file
+    return model if whole or not _fits(model, tensors) else build()
 
 
 def _fits(
@@ -505,21 +515,32 @@ def _fits(
     return all(fits(name, value) for name, value in model.state_dict().items())
 
 # %% ../nbs/31_bundle.ipynb #bundle-47
+def _other_timm(
+    facts: dict,  # of bundle.json
+) -> str:  # empty where there is nothing to say
+    "That another version of timm made a bundle."
+    before = facts["versions"].get("timm")
+    now = timm_versions(facts["architecture"]).get("timm")
+    return f" (made with timm {before}, and {now} is installed)" if now != before else ""
+
+
 def _build_model(
     facts: dict,  # of bundle.json
     spec: ImageSpec,
     tensors: dict[str, torch.Tensor],  # of model.safetensors
 ) -> nn.Sequential:
     "The network that bundle.json describes, with these weights, in eval mode."
-    model, count = _empty_model(facts, spec), len(spec.class_names)
+    model, count = _empty_model(facts, spec, tensors), len(spec.class_names)
     last = tensors.get(list(model.state_dict())[-1])  # the last bias: a number for each class
     if last is not None and last.numel() != count:
         raise _damaged(f"it names {count} classes, but its head tells {last.numel()} apart")
-    if _fits(model, tensors):  # else `load_body` says what is wrong
+    empty = next(model.parameters()).is_meta
+    if empty and _fits(model, tensors):  # else `load_body` says what is wrong
         model.to_empty(device="cpu")
         for name, value in model.state_dict().items():
             if name not in tensors: value.zero_()  # a counter of batches
-    load_body(model, tensors, source="the tensors of model.safetensors")
+    try: load_body(model, tensors, source="the tensors of model.safetensors")
+    except ValueError as error: raise ValueError(f"{error}{_other_timm(facts)}") from None
     model.eval()
     with torch.no_grad(): logits = model(torch.zeros(1, 3, spec.size, spec.size))
     if logits.shape != (1, count) or not logits.isfinite().all():

@@ -91,14 +91,15 @@ RECIPE_NAMES = ("feature_extractor", "bn_eval", "bn_trainable", "discriminative_
                 "gradual_unfreezing", "layer_decay", "last_block", "first_block", "l2_sp", "model_soup")  # those of `RECIPES`, which would load PyTorch
 _DEFAULT_RECIPES = "article,baselines"
 _SETTINGS = TrainSettings()
-_OWN_SIZE = f"{_SETTINGS.size} with the bundled weights, a bundle's own, else 224"
+_OWN_SIZE = f"{_SETTINGS.size} with the bundled weights, a bundle's or timm's own, else 224"
 _SPLIT = dict(order="shuffled", valid_fraction=0.2, test_fraction=0.0, alike=SAME_PICTURE)
 _HELP = dict(
     epochs="Epochs of each training run; auto: as many as the images need, fewer where the validation loss stops falling.",
     size="Height and width that the network sees, in pixels.",
     batch_size="Images in a batch.",
     lr="Learning rate of the head at the start of a phase. It falls to 0 along a cosine.",
-    arch="A network of torchvision, such as resnet34 or mobilenet_v2.",
+    arch="A network of torchvision, such as resnet34 or mobilenet_v2, or of timm, such as "
+         "timm/convnext_atto.d2_in1k.",
     weights="Pretrained weights: imagenet, the choice for photographs, downloaded once; bundled, "
             "made from formulas, for resnet18 only; a file (.safetensors or .pth); or a bundle.",
     order="How to split a folder that isn't split: shuffled, or first (the first files by name, "
@@ -174,15 +175,15 @@ def transfer_compare(
     from transfer_nbs.compare import CompareSettings
     from transfer_nbs.compare_command import run_comparison
     from transfer_nbs.hardware import keep_freed_memory
+    from transfer_nbs.named_weights import own_size
     from transfer_nbs.recipes import recipe_names
-    from transfer_nbs.weight_files import usual_size
     keep_freed_memory()
     if recipes is None: recipes = _DEFAULT_RECIPES + ",full_bn_frozen,lp_ft" * (folder is not None)
     given = dict(recipes=recipe_names(recipes))
     length = _epochs(epochs, default="auto" if folder else _SETTINGS.epochs)
     if length is not None: given["epochs"] = length
     settings = CompareSettings(
-        **given, seeds=seeds, size=usual_size(weights) if size is None else size,
+        **given, seeds=seeds, size=own_size(arch, weights) if size is None else size,
         batch_size=batch_size, lr=lr, arch=arch, weights=weights, device=device,
         precision=precision)
     how = dict(valid_fraction=valid_fraction, order=order, test_fraction=test_fraction, alike=alike)

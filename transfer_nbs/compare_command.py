@@ -58,6 +58,7 @@ def _describe_images(folder: str | Path, table: pd.DataFrame, set_aside: bool) -
 # %% ../nbs/80_compare_command.ipynb #backbone-2
 def _describe_body(body: nn.Module) -> str:
     "Where a backbone differs from a ResNet's in a way that matters; empty where it doesn't."
+    if hasattr(body, "note"): return body.note  # of a network of timm
     notes = []
     *_, output = body.graph.nodes
     last = output.args[0]
@@ -115,7 +116,8 @@ def run_comparison(
     verbose: bool = False,  # say how the numbers are computed, and why
 ) -> pd.DataFrame:  # the summary
     "Compare recipes on a folder of images, and print what is done and what came out."
-    device, body = choose_device(settings.device), create_body(settings.arch, weights=settings.weights)
+    device = choose_device(settings.device)
+    body = create_body(settings.arch, weights=settings.weights, size=settings.size)
     feature_count(body, size=settings.size)
     if folder is not None: check_outside(out, folder)
     folder, table = _read_images(folder, how, out)

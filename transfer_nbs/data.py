@@ -66,7 +66,7 @@ def valid_transform(
     spec: ImageSpec,  # size and normalisation
 ) -> v2.Transform:  # RGB image -> (3, size, size) float32
     "The fixed view of an image, normalised."
-    return v2.Compose([centre_view(spec.size), *_to_tensor(spec)])
+    return v2.Compose([centre_view(spec.size, spec.view), *_to_tensor(spec)])
 
 # %% ../nbs/02_data.ipynb #data-dataset
 def _dataset(table, split, folder, spec, augment, seed) -> ImageDataset:

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from .bundle import Bundle, load_bundle
+from .console import one_line
 from .files import content_hash, write_output
 from .inference import image_batches
 
@@ -33,13 +34,20 @@ def _to_onnx(
     example: torch.Tensor,  # (1, 3, size, size)
     weights_hash: str,  # SHA-256 of model.safetensors
 ) -> bytes:  # content of a file
-    "A bundle's network as ONNX, and what a program must know to use it."
+    """A bundle's network as ONNX, and what a program must know to use it.
+
+    Raises ValueError for a network that can't be written as ONNX."""
     told = {**bundle.spec.to_dict(), "temperature": bundle.temperature}
     two, any_number = example.expand(2, -1, -1, -1), {0: torch.export.Dim("images")}
     with warnings.catch_warnings(action="ignore"):  # about the exporter's own insides
-        program = torch.onnx.export(
-            bundle.model, (two,), input_names=["images"], output_names=["logits"],
-            dynamic_shapes=(any_number,), dynamo=True, verbose=False)
+        try:
+            program = torch.onnx.export(
+                bundle.model, (two,), input_names=["images"], output_names=["logits"],
+                dynamic_shapes=(any_number,), dynamo=True, verbose=False)
+        except torch.onnx.OnnxExporterError as error:
+            problem = f"PyTorch can't export {bundle.architecture} for any number of images"
+            reason = one_line(error.__cause__ or error)[:200]
+            raise ValueError(f"{problem} ({reason}): choose another network") from None
     facts = {name: json.dumps(value) for name, value in told.items()}
     program.model.metadata_props.update(facts, weights_sha256=weights_hash)
     return program.model_proto.SerializeToString()
@@ -71,7 +79,7 @@ def export_onnx(
     `normalize` do, to logits (N, classes).
 
     Raises ModuleNotFoundError where the extra `onnx` isn't installed, and ValueError where
-    the logits differ or no image can be read."""
+    the logits differ, no image can be read, or the network can't be written as ONNX."""
     check_onnx()
     path = Path(path)
     bundle = load_bundle(path)

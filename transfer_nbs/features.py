@@ -28,17 +28,22 @@ from .fusion import inference_copy
 from .hardware import Precision, choose_precision, to_device
 
 # %% ../nbs/57_features.ipynb #cell-25
+def _dropped(layer: nn.Module) -> float:
+    "The share of what goes through a layer that it drops in train mode."
+    if isinstance(layer, (_DropoutNd, StochasticDepth)): return layer.p
+    return getattr(layer, "drop_prob", None) or 0.0  # as timm's layers call it
+
+
 def why_no_function(
     body: nn.Module,  # any backbone
 ) -> str:  # the reason and the remedy; empty where the same image always gives the same features
     "Why the features of a backbone depend on more than its weights and the image."
     layers = list(body.modules())
     bn = [layer for layer in layers if isinstance(layer, _BatchNorm)]
-    dropout = [layer for layer in layers if isinstance(layer, (_DropoutNd, StochasticDepth))]
     if any(layer.training or layer.running_mean is None for layer in bn):
         return ("this backbone has BN layers in train mode, so its features depend on the batch: "
                 "call set_bn_eval first")
-    if any(layer.training and layer.p > 0 for layer in dropout):
+    if any(layer.training and _dropped(layer) > 0 for layer in layers):
         return ("this backbone has dropout in train mode, so its features depend on chance: "
                 "call eval() on it first")
     return ""

@@ -19,11 +19,11 @@ from .epochs import automatic_epochs, describe_epochs, still_improving
 from .export import check_onnx, export_onnx
 from .files import check_outside
 from .hardware import choose_device, choose_precision
+from .named_weights import own_size
 from .recipes import RECIPES
 from .review import write_review
 from .tables import check_compared, read_winner
 from .time_left import duration, expected_work, forward_seconds
-from .weight_files import usual_size
 from .your_images import fit_bundle, read_parts
 
 # %% ../nbs/81_fit_command.ipynb #your-36
@@ -42,7 +42,7 @@ def choose_settings(
                          "or name a recipe instead, such as --recipe bn_eval")
     given = {name: value for name, value in given.items() if value is not None}
     if run is None:
-        size = usual_size(given.get("weights", "bundled"))
+        size = own_size(given.get("arch", FitSettings.arch), given.get("weights", FitSettings.weights))
         return FitSettings(recipe or DEFAULT_RECIPE, **{"size": size, **given}), None
     winner, record = read_winner(run)
     said = record["settings"]
@@ -72,7 +72,7 @@ def _describe_fit(settings: FitSettings, table: pd.DataFrame, folder: str | Path
 def _describe_work(settings: FitSettings, table: pd.DataFrame) -> str:
     "How many epochs, and about how long they take."
     precision = choose_precision(choose_device(settings.device), precision=settings.precision)
-    body, counts = create_body(settings.arch, weights="random"), table["split"].value_counts()
+    body, counts = create_body(settings.arch, weights="random", size=settings.size), table["split"].value_counts()
     work = expected_work(RECIPES[settings.recipe], settings.epochs, train=counts["train"], valid=counts["valid"], stored=False)
     seconds = work * forward_seconds(body.to(choose_device(settings.device)), settings.size, precision=precision)
     return f"{describe_epochs(settings)}: {duration(seconds)}"

@@ -32,7 +32,7 @@ def eval_mode(
     module.eval()
     try: yield
     finally:
-        for part, mode in modes.items(): part.training = mode
+        for part, mode in modes.items(): part.train(mode)  # a part may have kept something in eval mode
 
 # %% ../nbs/56_fusion.ipynb #new-71805482
 _pairs = WeakKeyDictionary()  # module -> names of (convolution, BN layer) that follow one another
@@ -51,8 +51,13 @@ def _steps(module: nn.Module) -> list[fx.Node]:
     except Exception: return []  # control flow that depends on the images, for one
 
 
+def _computes_as(layer: nn.Module | None, kind: type[nn.Module]) -> bool:
+    "Whether a layer is of a kind and does nothing else: timm has BN layers with an activation in them."
+    return isinstance(layer, kind) and type(layer).forward is kind.forward
+
+
 def _may_fuse(layers: dict[str, nn.Module], conv: str, bn: str) -> bool:
-    return isinstance(layers.get(conv), nn.Conv2d) and isinstance(layers.get(bn), nn.BatchNorm2d)
+    return _computes_as(layers.get(conv), nn.Conv2d) and _computes_as(layers.get(bn), nn.BatchNorm2d)
 
 
 def _find_pairs(module: nn.Module) -> list[tuple[str, str]]:
@@ -173,7 +178,7 @@ def _pass_on(images: torch.Tensor) -> torch.Tensor: return images
 
 
 def _plain(layer: nn.Module) -> bool:
-    if type(layer) is not nn.Conv2d: return False
+    if type(layer) is not nn.Conv2d or "forward" in vars(layer): return False
     return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
 
 

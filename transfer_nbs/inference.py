@@ -110,7 +110,7 @@ def prepare_image(
     spec: ImageSpec,
 ) -> np.ndarray:  # (size, size, 3) of uint8
     "An image as validation sees it. Raises ValueError or OSError where it can't be read."
-    image, view = _as_source(image), centre_view(spec.size)
+    image, view = _as_source(image), centre_view(spec.size, spec.view)
     if isinstance(image, Image.Image):
         try: upright = upright_rgb(image, spec.ranges)
         except Exception as error:  # decoding at first use may raise almost anything

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BUNDLED_ARCH', 'BUNDLED_WEIGHTS', 'Colours', 'load_body', 'bundled_weights', 'build_network', 'load_named_weights',
-           'colour_statistics']
+           'colour_statistics', 'expected_images', 'own_size']
 
 # %% ../nbs/70_named_weights.ipynb #named_weights-05
 import difflib
@@ -21,7 +21,8 @@ from torch import nn
 from torchvision import models
 
 from .console import listed, printable
-from .weight_files import bundle_facts, check_numbers, find_network, read_weights
+from .timm_networks import build_timm, is_timm, plain_name, timm_images, timm_tensors
+from .weight_files import bundle_facts, check_numbers, find_network, read_weights, usual_size
 
 # %% ../nbs/70_named_weights.ipynb #cell-33
 def _needed(names: Iterable[str]) -> list[str]:
@@ -30,13 +31,14 @@ def _needed(names: Iterable[str]) -> list[str]:
 
 def _foreign(names: Iterable[str], classifier: set[str]) -> list[str]:
     "The tensors that aren't the classifier's."
-    return [name for name in names if name.split(".")[0] not in classifier]
+    modules = tuple(f"{module}." for module in classifier)
+    return [name for name in names if not f"{name}.".startswith(modules)]
 
 def load_body(
     body: nn.Module,  # the backbone to fill
     tensors: dict[str, torch.Tensor],  # tensor name to tensor, with or without a classifier's
     *,
-    classifier: set[str] = frozenset(),  # modules that are not the backbone's, such as "fc"
+    classifier: set[str] = frozenset(),  # modules that aren't the backbone's: "fc", "head.fc"
     source: str = "the weights",  # what to call them in an error
 ) -> None:
     """Fill a backbone with weights.
@@ -68,6 +70,9 @@ def _own_tensors(
     source: str,  # what to call them in an error
 ) -> dict[str, torch.Tensor]:  # by the backbone's names, as `load_body` takes them
     "What is the network's in a file; a warning says what else was in it."
+    inner = [f".{module}." for module in classifier if "." in module]  # parts of modules that stay
+    def stays(name): return not any(part in f".{name}" for part in inner)
+    tensors = {name: value for name, value in tensors.items() if stays(name)}
     order = [name for name, _ in body.named_children()]
     found = find_network(tensors, body.state_dict(), source=source, order=order)
     foreign = _foreign([name.removeprefix(found.prefix) for name in found.left], classifier)
@@ -109,23 +114,38 @@ def _imagenet_weights(arch: str) -> dict[str, torch.Tensor]:
         raise ValueError(f"{cached} {damage}: delete it and try again") from None
 
 # %% ../nbs/70_named_weights.ipynb #named_weights-20
+def _check_bundled(arch: str, weights: str | Path) -> None:
+    if weights != "bundled" or arch == BUNDLED_ARCH: return
+    remedy = "use --weights imagenet or a file"
+    raise ValueError(f"the bundled weights are {BUNDLED_ARCH}'s, not {arch}'s: {remedy}")
+
+
+def _build_timm(
+    arch: str, weights: str | Path, seed: int, size: int | None,  # as for `build_network`
+) -> tuple[nn.Module, int]:
+    _check_bundled(arch, weights)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_timm(arch, pretrained=weights == "imagenet", size=size)
+
+
 def build_network(
-    arch: str,  # a classification network of torchvision, such as "resnet18"
+    arch: str,  # a network of torchvision, such as "resnet18", or of timm, such as "timm/resnet18"
     weights: str | Path,  # that it will get
     *,
     seed: int = 0,  # of the random weights
+    size: int | None = None,  # of its images, for networks of timm that are built for one, pixels
 ) -> tuple[nn.Module, int]:  # and the size of image that it is made for, pixels
-    """A network as its weights expect it, without them.
+    """A network as its weights expect it, without them; one of timm comes with its pretrained ones.
 
     Raises ValueError for an unknown architecture."""
+    if is_timm(arch): return _build_timm(arch, weights, seed, size)
     known = models.list_models(module=torchvision.models)
     if arch not in known:
         usual = ["resnet18", "resnet34", "mobilenet_v2"]
         close = difflib.get_close_matches(arch, known, n=3) or usual
         raise ValueError(f"unknown architecture {arch!r}: did you mean {', '.join(close)}?")
-    if weights == "bundled" and arch != BUNDLED_ARCH:
-        remedy = "use --weights imagenet or a file"
-        raise ValueError(f"the bundled weights are {BUNDLED_ARCH}'s, not {arch}'s: {remedy}")
+    _check_bundled(arch, weights)
     options, size = {}, 299 if arch == "inception_v3" else 224
     if arch in ("googlenet", "inception_v3"):
         options = dict(init_weights=True, transform_input=True)
@@ -134,7 +154,7 @@ def build_network(
         torch.manual_seed(seed)
         return models.get_model(arch, weights=None, **options), size
 
-
+# %% ../nbs/70_named_weights.ipynb #named_weights-20b
 def _named_tensors(
     arch: str,  # the network's architecture
     weights: str | Path,  # as for `load_named_weights`
@@ -152,6 +172,12 @@ def _named_tensors(
     return tensors, source
 
 
+def _fits(body: nn.Module, tensors: dict[str, torch.Tensor]) -> bool:
+    "Whether each tensor that a backbone needs is there, in its shape."
+    own = body.state_dict()
+    return all(name in tensors and tensors[name].shape == own[name].shape for name in _needed(own))
+
+
 def load_named_weights(
     body: nn.Module,  # the backbone to fill
     network: nn.Module,  # that it was cut from
@@ -162,14 +188,17 @@ def load_named_weights(
 
     Raises ValueError where they don't fit, FileNotFoundError for a missing file, ConnectionError
     where a download fails."""
+    if is_timm(arch) and weights == "imagenet": return  # it was built with them
     inside = {name.split(".")[0] for name in body.state_dict()}
     classifier = {name.split(".")[0] for name in network.state_dict()} - inside
+    classifier |= getattr(body, "left_out", set())  # of a network of timm, by `cut_timm`
     tensors, source = _named_tensors(arch, weights)
     if weights not in ("imagenet", "bundled"):
         told = bundle_facts(weights).get("architecture", arch)
-        if told != arch:
+        if told != plain_name(arch):
             raise ValueError(f"{source} are of a bundle of {told}, not {arch}: give --arch {told}")
         tensors = _own_tensors(tensors, body, classifier, weights, source)
+    if is_timm(arch) and not _fits(body, tensors): tensors = timm_tensors(network, tensors)
     load_body(body, tensors, classifier=classifier, source=source)
 
 # %% ../nbs/70_named_weights.ipynb #687a6561
@@ -177,8 +206,29 @@ Colours = tuple[float, float, float]  # of red, green and blue in [0, 1]
 
 
 def colour_statistics(
-    arch: str,  # a classification network of torchvision
+    arch: str,  # a network of torchvision, or of timm
 ) -> tuple[Colours, Colours]:  # mean and standard deviation
-    "The numbers that torchvision's weights for a network expect colours to be normalised by."
+    "The numbers that a network's ImageNet weights expect colours to be normalised by."
+    if is_timm(arch): return tuple(timm_images(arch)[name] for name in ("mean", "std"))
     preset = models.get_model_weights(arch).DEFAULT.transforms()
     return tuple(preset.mean), tuple(preset.std)
+
+# %% ../nbs/70_named_weights.ipynb #named_weights-26
+def expected_images(
+    arch: str,  # a network of torchvision, or of timm
+    weights: str | Path,  # as for `load_named_weights`
+) -> dict:  # mean, std and perhaps view, as `ImageSpec` takes them
+    "What weights expect of images, apart from their size."
+    told = bundle_facts(weights).get("spec")
+    if told is None and is_timm(arch): told = timm_images(arch)
+    if told is None: told = dict(zip(("mean", "std"), colour_statistics(arch)))
+    return {name: told[name] for name in ("mean", "std", "view") if name in told}
+
+
+def own_size(
+    arch: str,  # a network of torchvision, or of timm
+    weights: str | Path,  # as for `load_named_weights`
+) -> int:  # pixels
+    "The image size that a network with such weights was made for."
+    if is_timm(arch) and not bundle_facts(weights): return timm_images(arch)["size"]
+    return usual_size(weights)

@@ -33,12 +33,11 @@ from .fine_tuning import (average_weights, first_block, full, full_bn_frozen, gr
                                       l2_sp, last_block, layer_decay, lp_ft, model_soup, soup_seeds)
 from .hardware import choose_device, choose_precision
 from .images import find_ranges
-from .named_weights import colour_statistics
+from .named_weights import expected_images
 from .settings import TrainSettings
 from .training import Recipe, evaluate, fit, from_scratch, random_features
 from .training_run import DivergedError, check_groups, trained_parameters
 from .views import ImageSpec
-from .weight_files import bundle_facts
 from .without_bn import norm_trainable
 
 # %% ../nbs/10_recipes.ipynb #cell-7
@@ -86,7 +85,7 @@ def check_recipes(
     num_classes: int,  # classes of the task
 ) -> None:
     "Raise ValueError if the models of some recipes can't be built, or a recipe contradicts itself."
-    body = create_body(settings.arch, weights=settings.weights)
+    body = create_body(settings.arch, weights=settings.weights, size=settings.size)
     num_features = feature_count(body, size=settings.size)
     for name in names:
         head = RECIPES[name].head(num_features, num_classes)
@@ -119,14 +118,12 @@ def image_spec(
     """What a model of these settings expects of images: classes, size, colour statistics, ranges.
 
     Images of more than 8 bits have a darkest and a brightest value, which are looked up in `folder`."""
-    told = bundle_facts(settings.weights).get("spec")
-    mean, std = colour_statistics(settings.arch)
-    if told: mean, std = tuple(told["mean"]), tuple(told["std"])
     names, ranges = tuple(sorted(set(table["class"]))), None
     if folder is not None:  # not of the test images: nothing may be learned from them
         files = table["file"][table["split"] != "test"]
         ranges = find_ranges([Path(folder) / file for file in files])
-    return ImageSpec(names, size=settings.size, mean=mean, std=std, ranges=ranges)
+    expected = expected_images(settings.arch, settings.weights)
+    return ImageSpec(names, size=settings.size, ranges=ranges, **expected)
 
 # %% ../nbs/10_recipes.ipynb #recipes-36
 class Trained(NamedTuple):

@@ -21,7 +21,7 @@ class TrainSettings:
     size: int = 96  # height and width that the network sees, pixels
     batch_size: int = 16  # images for each step; 2 or more
     lr: float = 0.004  # multiplied by the rates of a recipe; falls to 0 within each phase
-    arch: str = "resnet18"  # a network of torchvision, by its name there
+    arch: str = "resnet18"  # a network of torchvision, by its name there, or of timm: "timm/..."
     weights: str = "bundled"  # "bundled", "imagenet" or a file of weights
     device: str = "auto"  # "auto", "cpu", "cuda" or "mps"
     precision: str = "auto"  # "auto" (the faster one), "float32" or "bfloat16"
