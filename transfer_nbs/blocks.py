@@ -15,17 +15,31 @@ from .backbone import bn_layers
 
 # %% ../nbs/75_blocks.ipynb #blocks-08
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-_NEARLY_ALL = 0.8  # of a backbone's parameters
 
 
 def _size(module: nn.Module) -> int: return sum(p.numel() for p in module.parameters())
 
 
-def _units(module: nn.Module, large: float) -> Iterator[nn.Module]:
-    "The parts of a module that are no containers, and not larger than `large` parameters; in order."
+def _is_container(module: nn.Module) -> bool:  # torch.fx makes plain modules of containers that are looped over
+    return isinstance(module, _CONTAINERS) or type(module) is nn.Module
+
+
+def _depth(module: nn.Module) -> int: return 1 + max(map(_depth, module.children()), default=-1)
+
+
+def _repeats(module: nn.Module) -> bool:
+    "Whether most of a module is a container of several blocks of one kind, each more than a layer and its norm."
+    for child in filter(_is_container, module.children()):
+        parts = list(child.children())
+        alike = len(parts) > 1 and len(set(map(type, parts))) == 1 and max(map(_depth, parts)) > 1
+        if alike and 2 * _size(child) > _size(module): return True
+    return False
+
+
+def _units(module: nn.Module) -> Iterator[nn.Module]:
+    "The parts of a module that are no containers, in order."
     for child in module.children():
-        opened = isinstance(child, _CONTAINERS) or _size(child) > large and any(True for _ in child.children())
-        if opened: yield from _units(child, large)
+        if _is_container(child) or _repeats(child): yield from _units(child)
         elif _size(child): yield child
 
 
@@ -34,7 +48,7 @@ def find_blocks(
 ) -> list[list[nn.Parameter]]:
     "The parameters of each block, from the image to the head; each parameter once."
     blocks = []
-    for unit in _units(body, _NEARLY_ALL * _size(body)):
+    for unit in _units(body):
         only_vectors = all(p.dim() < 2 for p in unit.parameters())
         if blocks and only_vectors: blocks[-1] += unit.parameters()
         else: blocks.append(list(unit.parameters()))
