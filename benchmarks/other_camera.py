@@ -12,7 +12,8 @@ from transfer_nbs.clothes import Patterns, practice_folder
 from transfer_nbs.data import make_loaders, read_folder
 from transfer_nbs.files import csv_text, write_file
 from transfer_nbs.hardware import keep_freed_memory
-from transfer_nbs.recipes import RECIPES, build_model, image_spec, train_recipe
+from transfer_nbs.named_weights import image_spec
+from transfer_nbs.recipes import RECIPES, build_model, train_recipe
 from transfer_nbs.settings import TrainSettings
 from transfer_nbs.training import evaluate
 

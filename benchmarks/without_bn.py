@@ -23,7 +23,8 @@ from transfer_nbs.files import check_writable, csv_text, write_file
 from transfer_nbs.fusion import group_norm_twin
 from transfer_nbs.hardware import describe_environment
 from transfer_nbs.intervals import compare_pairs
-from transfer_nbs.recipes import build_model, image_spec, train_recipe
+from transfer_nbs.named_weights import image_spec
+from transfer_nbs.recipes import build_model, train_recipe
 from transfer_nbs.regimes import SETTINGS, Setting
 from transfer_nbs.settings import TrainSettings
 from transfer_nbs.training import Recipe, fit

@@ -17,7 +17,8 @@ from transfer_nbs.data import make_loaders, read_folder
 from transfer_nbs.feature_extractor import snapshot, verify_frozen
 from transfer_nbs.features import FeatureStore
 from transfer_nbs.hardware import choose_device, choose_precision, describe_choices
-from transfer_nbs.recipes import RECIPES, build_model, image_spec, train_recipe
+from transfer_nbs.named_weights import image_spec
+from transfer_nbs.recipes import RECIPES, build_model, train_recipe
 from transfer_nbs.settings import TrainSettings
 from transfer_nbs.training import fit
 from transfer_nbs.your_images import fit_bundle

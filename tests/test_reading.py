@@ -21,7 +21,7 @@ from transfer_nbs.inference import prepare_image
 from transfer_nbs.check import check_folder
 from transfer_nbs.clothes import Camouflage, practice_folder
 from transfer_nbs.compare import CompareSettings
-from transfer_nbs.recipes import image_spec
+from transfer_nbs.named_weights import image_spec
 from transfer_nbs.batches import ImageDataset
 from transfer_nbs.views import ImageSpec, centre_view, draw_views, random_crops, scale_down, shorten
 from transfer_nbs.duplicates import find_duplicates

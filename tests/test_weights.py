@@ -24,7 +24,8 @@ from transfer_nbs.named_weights import bundled_weights
 from transfer_nbs.bundle import Bundle, _current_versions, _describe_recipe, describe_settings, save_bundle
 from transfer_nbs.weight_files import bundle_facts, read_weights, usual_size, weights_file
 from transfer_nbs.compare import CompareSettings
-from transfer_nbs.recipes import RECIPES, build_model, image_spec
+from transfer_nbs.named_weights import image_spec
+from transfer_nbs.recipes import RECIPES, build_model
 from transfer_nbs.views import ImageSpec
 from transfer_nbs.files import content_hash
 from transfer_nbs.checkpoint import FitSettings

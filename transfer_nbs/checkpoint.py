@@ -30,7 +30,8 @@ from .fine_tuning import average_weights, soup_seeds
 from .folders import images_digest, split_hash
 from .hardware import (Precision, check_computing, choose_device, choose_precision,
                                    computing_facts, recorded_precision)
-from .recipes import RECIPES, build_model, find_recipe, image_spec, train_recipe
+from .named_weights import image_spec
+from .recipes import RECIPES, build_model, find_recipe, train_recipe
 from .settings import TrainSettings, check_seed
 from .training_run import DivergedError
 

@@ -18,7 +18,8 @@ from .backbone import get_model
 from .batches import decode_images
 from .files import check_writable, claim
 from .hardware import PeakMemory, choose_device, computing_facts, describe_environment
-from .recipes import GROUPS, RECIPES, check_recipes, find_recipe, image_spec, train_recipe
+from .named_weights import image_spec
+from .recipes import GROUPS, RECIPES, check_recipes, find_recipe, train_recipe
 from .run_folder import open_run
 from .runs import (begun_precision, count_trained, describe_data, equal_recipes, finite_rows,
                                make_missing)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BUNDLED_ARCH', 'BUNDLED_WEIGHTS', 'Colours', 'load_body', 'bundled_weights', 'build_network', 'load_named_weights',
-           'colour_statistics', 'expected_images', 'own_size']
+           'colour_statistics', 'expected_images', 'own_size', 'image_spec']
 
 # %% ../nbs/70_named_weights.ipynb #named_weights-05
 import difflib
@@ -15,13 +15,17 @@ from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 
+import pandas as pd
 import torch
 import torchvision
 from torch import nn
 from torchvision import models
 
 from .console import listed, printable
+from .images import find_ranges
+from .settings import TrainSettings
 from .timm_networks import build_timm, is_timm, plain_name, timm_images, timm_tensors
+from .views import ImageSpec
 from .weight_files import bundle_facts, check_numbers, find_network, read_weights, usual_size
 
 # %% ../nbs/70_named_weights.ipynb #cell-33
@@ -232,3 +236,19 @@ def own_size(
     "The image size that a network with such weights was made for."
     if is_timm(arch) and not bundle_facts(weights): return timm_images(arch)["size"]
     return usual_size(weights)
+
+# %% ../nbs/70_named_weights.ipynb #recipes-35
+def image_spec(
+    settings: TrainSettings,
+    table: pd.DataFrame,  # columns file, class, split; without `folder`, class alone
+    folder: str | Path | None = None,  # of the files; None: each deep image has its own range
+) -> ImageSpec:
+    """What a model of these settings expects of images: classes, size, colour statistics, ranges.
+
+    Images of more than 8 bits have a darkest and a brightest value, which are looked up in `folder`."""
+    names, ranges = tuple(sorted(set(table["class"]))), None
+    if folder is not None:  # not of the test images: nothing may be learned from them
+        files = table["file"][table["split"] != "test"]
+        ranges = find_ranges([Path(folder) / file for file in files])
+    expected = expected_images(settings.arch, settings.weights)
+    return ImageSpec(names, size=settings.size, ranges=ranges, **expected)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TECHNIQUES', 'BASELINES', 'FINE_TUNING', 'RECIPES', 'GROUPS', 'recipe_names', 'find_recipe', 'check_recipes',
-           'build_model', 'image_spec', 'Trained', 'train_recipe']
+           'build_model', 'Trained', 'train_recipe']
 
 # %% ../nbs/10_recipes.ipynb #recipes-05
 import difflib
@@ -32,8 +32,7 @@ from .features import FeatureStore
 from .fine_tuning import (average_weights, first_block, full, full_bn_frozen, gradual_unfreezing,
                                       l2_sp, last_block, layer_decay, lp_ft, model_soup, soup_seeds)
 from .hardware import choose_device, choose_precision
-from .images import find_ranges
-from .named_weights import expected_images
+from .named_weights import image_spec
 from .settings import TrainSettings
 from .training import Recipe, evaluate, fit, from_scratch, random_features
 from .training_run import DivergedError, check_groups, trained_parameters
@@ -108,22 +107,6 @@ def build_model(
     _check_policy(recipe, model)
     set_bn_policy(model.body, recipe.bn)
     return model.to(choose_device(settings.device))
-
-# %% ../nbs/10_recipes.ipynb #recipes-35
-def image_spec(
-    settings: TrainSettings,
-    table: pd.DataFrame,  # columns file, class, split; without `folder`, class alone
-    folder: str | Path | None = None,  # of the files; None: each deep image has its own range
-) -> ImageSpec:
-    """What a model of these settings expects of images: classes, size, colour statistics, ranges.
-
-    Images of more than 8 bits have a darkest and a brightest value, which are looked up in `folder`."""
-    names, ranges = tuple(sorted(set(table["class"]))), None
-    if folder is not None:  # not of the test images: nothing may be learned from them
-        files = table["file"][table["split"] != "test"]
-        ranges = find_ranges([Path(folder) / file for file in files])
-    expected = expected_images(settings.arch, settings.weights)
-    return ImageSpec(names, size=settings.size, ranges=ranges, **expected)
 
 # %% ../nbs/10_recipes.ipynb #recipes-36
 class Trained(NamedTuple):

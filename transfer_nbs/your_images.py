@@ -20,7 +20,8 @@ from .checkpoint import (FitSettings, FitTask, bundle_best, describe_request, fi
 from .data import read_folder
 from .files import claim
 from .folders import read_test
-from .recipes import check_recipes, image_spec
+from .named_weights import image_spec
+from .recipes import check_recipes
 
 # %% ../nbs/12_your_images.ipynb #your-14
 def read_parts(
