@@ -40,9 +40,7 @@ def cut_body(
     *,
     size: int = 224,  # side of the image to run through it, pixels
 ) -> nn.Module:  # images (N, 3, H, W) to feature maps (N, C, h, w); all names are kept
-    """The backbone of a network, found by running it; its parameters are the network's own.
-
-    Raises ValueError where there is no map of more than one pixel."""
+    "The backbone of a network, found by running it. Raises ValueError where no map has more than one pixel."
     if hasattr(network, "forward_features"): return cut_timm(network, size)
     transformer = isinstance(network, models.VisionTransformer)
     return up_to_step(network, "encoder" if transformer else _last_map(network, size))
