@@ -103,7 +103,7 @@ def write_tables(
 # %% ../nbs/71_tables.ipynb #tables-41
 def _can_choose(record: dict) -> bool:
     "Whether settings, data and split of a record are all there, each of the kind that it must be."
-    said, known = record["settings"], asdict(TrainSettings())
+    said, known = dict(patience=0) | record["settings"], asdict(TrainSettings())  # earlier versions had no patience
     recipes, seeds, split = said.get("recipes"), said.get("seeds"), record.get("split") or {}
     named = isinstance(recipes, list) and recipes and all(isinstance(name, str) for name in recipes)
     counted = isinstance(seeds, int) and 0 < seeds <= LARGEST_COUNT
