@@ -340,7 +340,8 @@ def _tensors(
     bundle: Bundle,
 ) -> dict[str, torch.Tensor]:  # on the CPU, in plain memory order
     state = bundle.model.state_dict()
-    return {name: value.detach().cpu().contiguous() for name, value in state.items()}
+    # copies, since one tensor may have two names, which safetensors refuses
+    return {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
 
 
 def _write_files(

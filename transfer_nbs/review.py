@@ -373,6 +373,8 @@ def _picture_facts(
     right = judged.rows[judged.rows["answer"] == judged.rows["class"]]
     facts = _mistake_facts(bundle, judged, folder, most)
     facts |= _suspect_facts(bundle, judged, folder, most)
+    facts["no_map"] = bool(getattr(bundle.model.body, "note", ""))  # of a network of timm
+    if facts["no_map"]: return facts | dict(right_looks=[], wrong_looks=[])
     surest = right.sort_values("probability", ascending=False, kind="stable")
     surest = surest.drop_duplicates("class").sort_values("class").head(_HEATS).to_dict("records")
     try: looks = [_look_facts(bundle, rows, folder) for rows in (surest, facts["worst"][:_HEATS])]
