@@ -56,8 +56,6 @@ class Setting:
 
 _BN = ("feature_extractor", "bn_eval", "discriminative_bn_trainable", "discriminative_bn_frozen")
 _HEADS = ("discriminative_bn_frozen", "concat_pooling", "deeper_head")
-_WHOLE = ("full", "full_bn_frozen", "first_block", "last_block")
-_CAREFUL = ("full_bn_frozen", "lp_ft", "layer_decay", "l2_sp")
 
 # %% ../nbs/83_regimes.ipynb #regimes-12
 MAP = {  # a knob each, and what all techniques make of it
@@ -82,11 +80,7 @@ SETTINGS = MAP | {
     "small_among_clutter": Setting("small cloth among clutter", replace(MILD, object_size=0.2, clutter=10), recipes=_HEADS),
     "texture": Setting("cloth fills the image", replace(MILD, object_size=1), recipes=_HEADS),
     "pairs": Setting("do two cloths match?", Pairs(camera=0, object_size=0.45), epochs=4, recipes=("concat_pooling", "deeper_head")),
-    "five_images": Setting("5 images of each class", replace(MILD, n=50), recipes=_HEADS),
-    "five_epochs": Setting("mild camera, five epochs", epochs=5, recipes=(
-        "discriminative_bn_frozen", "gradual_unfreezing", *dict.fromkeys(_WHOLE + _CAREFUL))),
-    "poor_five_epochs": Setting("poor camera, five epochs", replace(MILD, camera=1), epochs=5, recipes=_WHOLE),
-    "few_ten_epochs": Setting("10 images of each class, ten epochs", replace(MILD, n=100), epochs=10, recipes=_CAREFUL)}
+    "five_images": Setting("5 images of each class", replace(MILD, n=50), recipes=_HEADS)}
 
 # %% ../nbs/83_regimes.ipynb #regimes-21
 class Regime(NamedTuple):
@@ -114,16 +108,7 @@ REGIMES = {  # page: its regimes
     "09": (Regime("small_among_clutter", "concat_pooling", "discriminative_bn_frozen", "helps"),
            Regime("texture", "concat_pooling", "discriminative_bn_frozen", "no difference"),
            Regime("pairs", "deeper_head", "concat_pooling", "helps"),
-           Regime("five_images", "deeper_head", "concat_pooling", "hurts")),
-    "14": (Regime("five_epochs", "full_bn_frozen", "discriminative_bn_frozen", "helps"),
-           Regime("five_epochs", "gradual_unfreezing", "full_bn_frozen", "hurts"),
-           Regime("five_epochs", "full_bn_frozen", "full", "helps"),
-           Regime("poor_five_epochs", "full_bn_frozen", "full", "hurts"),
-           Regime("five_epochs", "first_block", "last_block", "hurts"),
-           Regime("poor_five_epochs", "first_block", "last_block", "helps"),
-           Regime("few_ten_epochs", "lp_ft", "full_bn_frozen", "helps"),
-           Regime("few_ten_epochs", "layer_decay", "full_bn_frozen", "helps"),
-           Regime("few_ten_epochs", "l2_sp", "full_bn_frozen", "helps"))}
+           Regime("five_images", "deeper_head", "concat_pooling", "hurts"))}
 
 # %% ../nbs/83_regimes.ipynb #regimes-31
 RESULTS = Path("results/regimes")  # seen from the notebooks
