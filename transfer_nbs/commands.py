@@ -224,7 +224,7 @@ def transfer_fit(
     folder: Annotated[str, Argument(metavar="FOLDER", help=_FOLDER)],
     recipe: Annotated[str | None, Option(
         help="Recipe to train, by its name as for transfer_compare; or best, the winner of --from.",
-        show_default="best with --from, else lp_ft")] = None,
+        show_default="best with --from, else full_bn_frozen")] = None,
     from_run: Annotated[str | None, Option(
         "--from", "--from-run",
         help="Folder of a finished transfer_compare of the same images, whose settings are "

@@ -28,7 +28,7 @@ from .your_images import fit_bundle, read_parts
 
 # %% ../nbs/81_fit_command.ipynb #your-36
 _DECIDED = ("size", "batch_size", "lr", "arch", "weights")  # settings that a comparison has decided
-DEFAULT_RECIPE = "lp_ft"  # where nothing has been compared
+DEFAULT_RECIPE = "full_bn_frozen"  # where nothing has been compared
 
 
 def choose_settings(
