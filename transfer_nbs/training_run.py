@@ -51,12 +51,13 @@ def divide_epochs(
     phases: Sequence,  # of a recipe, each with its share
     epochs: int,  # to divide among them
 ) -> list[int]:  # epochs of each phase
-    "Whole epochs for each phase, in proportion to their shares."
+    "Whole epochs for each phase: one, and of the rest in proportion to their shares."
     if epochs < 1 or epochs % 1:
         raise ValueError(f"can't train for {epochs} epochs: use a whole number, 1 or more")
     shares = list(accumulate(phase.share for phase in phases))
-    ends = [int(epochs * share / shares[-1] + 1e-9) for share in shares]
-    return [end - start for start, end in zip([0, *ends], ends)]
+    each = int(epochs >= len(shares))
+    ends = [int((epochs - each * len(shares)) * share / shares[-1] + 1e-9) for share in shares]
+    return [each + end - start for start, end in zip([0, *ends], ends)]
 
 # %% ../nbs/65_training_run.ipynb #training_run-09c
 def phase_rates(
