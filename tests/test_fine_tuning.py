@@ -150,8 +150,10 @@ def test_groups_of_recipes():
     assert recipe_names("article") == GROUPS["article"] and len(GROUPS["article"]) == 7
     assert recipe_names("full,article,full") == ("full", *GROUPS["article"])
     assert recipe_names("all") == tuple(RECIPES)
-    for wrong in ("", "full,", "al"):
-        with pytest.raises(ValueError, match="unknown recipe"): recipe_names(wrong)
+    assert recipe_names(" full , bn_eval") == ("full", "bn_eval")
+    for wrong in ("", "full,", ","):
+        with pytest.raises(ValueError, match="name one or more, separated by single commas"): recipe_names(wrong)
+    with pytest.raises(ValueError, match="unknown recipe 'al': use some of .*, article, baselines, all"): recipe_names("al")
 
 
 def test_the_articles_recipes_keep_their_optimizer():

@@ -161,13 +161,23 @@ def test_as_many_epochs_as_the_images_need(figures, tmp_path, capsys):
     transfer_fit(str(figures), **{**common, "out": str(tmp_path / "asked")}, epochs="auto", patience=1)
     assert load_bundle(tmp_path / "asked").settings["patience"] == 1
     capsys.readouterr()
-    assert_refused(capsys, figures, "epochs is 'many': give a whole number, or auto", epochs="many", out=tmp_path / "none")
+    for wrong in ("many", 1.5, True, "1_0", [2]): assert_refused(capsys, figures, f"epochs is {wrong!r}: give a whole number, or auto", epochs=wrong, out=tmp_path / "none")
 
 
 def test_without_a_recipe_it_is_the_default(figures, tmp_path, capsys):
     transfer_fit(str(figures), size=32, device="cpu", epochs=1, out=str(tmp_path / "out"))
     assert load_bundle(tmp_path / "out").recipe["name"] == DEFAULT_RECIPE
-    assert "try more, such as --epochs 2 with another --out" in capsys.readouterr().out
+    assert "still learning" not in capsys.readouterr().out  # one epoch shows no fall
+    assert_refused(capsys, figures, "unknown recipe ''", recipe="", out=tmp_path / "none")
+
+
+@pytest.mark.parametrize("first, second, left", [("model_soup", "lp_ft", "out.checkpoint-1"), ("lp_ft", "model_soup", "out.checkpoint")])
+def test_a_soup_and_another_recipe_see_each_others_checkpoints(first, second, left, figures, table, tmp_path):
+    def stop(line): raise KeyboardInterrupt
+    def fit(recipe): fit_bundle(FitSettings(recipe, epochs=2, size=32, device="cpu"), table, figures, out=tmp_path / "out", say=stop)
+    with pytest.raises(KeyboardInterrupt): fit(first)
+    with pytest.raises(ValueError, match=f"{left} holds a training with recipe {first}, not {second}"): fit(second)
+    assert [path.name for path in tmp_path.iterdir()] == [left]
 
 
 def test_interrupt_finishes_the_epoch(figures, left_alone, tmp_path):

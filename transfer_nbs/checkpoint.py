@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['FitSettings', 'describe_request', 'read_checkpoint', 'FitTask', 'train_and_keep', 'finish_training', 'ingredients',
-           'mix', 'bundle_best', 'save_trained', 'made_before']
+           'checkpoints_of', 'read_begun', 'mix', 'bundle_best', 'save_trained', 'made_before']
 
 # %% ../nbs/36_checkpoint.ipynb #checkpoint-05
+import glob
 import io
 import os
 import signal
@@ -207,12 +208,14 @@ class FitTask(NamedTuple):
     request: dict  # of `describe_request`
     path: Path  # of the checkpoint
     tensorboard: str | Path | None  # folder for TensorBoard; None: no log
+    run: str = ""  # which of several training runs, in words
 
 
-def _epoch_line(row: dict, kept: dict, epochs: int) -> str:
+def _epoch_line(row: dict, kept: dict, task: FitTask) -> str:
+    epochs = task.settings.epochs
     best = ", the best loss so far" if kept["best_epoch"] == row["epoch"] else ""
     losses = f"loss {row['train_loss']:.3f} in training, {row['valid_loss']:.3f} in validation"
-    return f"epoch {row['epoch']:2} of {epochs}: {losses}; validation accuracy {row['valid_accuracy']:.3f}{best}"
+    return f"{task.run}epoch {row['epoch']:2} of {epochs}: {losses}; validation accuracy {row['valid_accuracy']:.3f}{best}"
 
 # %% ../nbs/36_checkpoint.ipynb #checkpoint-52
 def train_and_keep(
@@ -234,7 +237,7 @@ def train_and_keep(
             _write_checkpoint(path, new)
             kept, row = new, state["history"][-1]
             log(row)
-            say(_epoch_line(row, kept, epochs))
+            say(_epoch_line(row, kept, task))
             if stop.is_set(): raise KeyboardInterrupt
             return kept["finished"]
         try:
@@ -276,8 +279,31 @@ def ingredients(
     parts = []
     for number, seed in enumerate(soup_seeds(task.settings.seed, soup), start=1):
         path = task.path.with_name(f"{task.path.name}-{number}")
-        parts.append(task._replace(settings=replace(task.settings, seed=seed), request={**task.request, "seed": seed}, path=path))
+        own = dict(settings=replace(task.settings, seed=seed), request={**task.request, "seed": seed})
+        parts.append(task._replace(**own, path=path, run=f"run {number} of {soup}, "))
     return parts
+
+
+def checkpoints_of(
+    path: Path,  # of a checkpoint, perhaps to be made
+) -> list[Path]:
+    "The checkpoints that are there, of one training run or of several."
+    several = sorted(path.parent.glob(f"{glob.escape(path.name)}-[0-9]"))
+    return [path] * os.path.lexists(path) + several
+
+
+def read_begun(
+    task: FitTask,
+) -> list[tuple[FitTask, dict | None]]:
+    """Each training run that a task needs, and what its checkpoint holds.
+
+    Raises ValueError where a checkpoint is broken, or was left by another request."""
+    parts = ingredients(task)
+    for other in checkpoints_of(task.path):
+        if other in {part.path for part in parts}: continue
+        read_checkpoint(other, task.request)
+        raise ValueError(f"{other}: was left by another training; choose another --out, or delete it")
+    return [(part, read_checkpoint(part.path, part.request)) for part in parts]
 
 
 def mix(

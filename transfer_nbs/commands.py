@@ -9,6 +9,7 @@ __all__ = ['app', 'RECIPE_NAMES', 'scripts', 'command', 'transfer_compare', 'tra
 # %% ../nbs/39_commands.ipynb #commands-05
 # Nothing here may load PyTorch, pandas, SciPy or Matplotlib: `--help` would wait for them. So each
 # command imports its work when it runs. In no other module does a function import a room.
+import re
 import sys
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -140,8 +141,9 @@ def _epochs(
     "How many epochs were asked for. Raises ValueError where that is no number."
     if given is None: given = default
     if given == "auto": return None
-    try: return int(given)
-    except ValueError: raise ValueError(f"epochs is {given!r}: give a whole number, or auto") from None
+    if isinstance(given, bool) or not re.fullmatch(r"-?[0-9]+", str(given)):
+        raise ValueError(f"epochs is {given!r}: give a whole number, or auto")
+    return int(given)
 
 # %% ../nbs/39_commands.ipynb #commands-31
 @command

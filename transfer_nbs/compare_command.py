@@ -78,7 +78,9 @@ def _describe_work(settings: CompareSettings, table: pd.DataFrame, body: nn.Modu
     work = sum(expected_work(recipes[name], settings.epochs, train=counts["train"], valid=counts["valid"], stored=seed > 0)
                for seed, name in runs)
     seconds = work * forward_seconds(body, settings.size, precision=precision)
-    return f"{len(runs)} training run{'s' * (len(runs) > 1)}, each of {describe_epochs(settings)}: {duration(seconds)}"
+    count = sum(recipes[name].soup for _, name in runs)
+    said = f"{count} training runs, each" if count > 1 else "1 training run"
+    return f"{said} of {describe_epochs(settings)}: {duration(seconds)}"
 
 # %% ../nbs/80_compare_command.ipynb #compare-72b
 def _still_learns(out: str | Path, name: str, seeds: int) -> bool:
@@ -94,7 +96,8 @@ def _describe_summary(out: str | Path, summary: pd.DataFrame, settings: CompareS
     said = f"{conclusion(summary)} ({seeds} seed{'s' * (seeds > 1)}, {images} images)"
     lines = ["", format_table(summary), "", textwrap.fill(said, 100, subsequent_indent="  ", break_on_hyphens=False),
              format_classes(summary, answers, classes)]
-    improving = [name for name in settings.recipes if _still_learns(out, name, seeds)]
+    single = [name for name in settings.recipes if RECIPES[name].soup == 1]
+    improving = [name for name in single if _still_learns(out, name, seeds)]
     if improving:
         more = f"try more epochs, such as --epochs {2 * settings.epochs} with another --out"
         said = f"still learning in the last epoch: {', '.join(improving)}; {more}"

@@ -47,13 +47,14 @@ def out_of_patience(
 def describe_epochs(settings: TrainSettings) -> str:
     "How many epochs, in words."
     said = f"{settings.epochs} epoch{'s' * (settings.epochs > 1)}"
-    return f"{said}, fewer where {settings.patience} in a row don't lower the validation loss" if settings.patience else said
+    if not 0 < settings.patience < settings.epochs: return said
+    return f"{said}, fewer where {settings.patience} in a row don't lower the validation loss"
 
 # %% ../nbs/76_epochs.ipynb #epochs-14
 def still_improving(
     history: list[dict],  # of `fit`, finished
 ) -> bool:
     "Whether the last epoch lowered the validation loss by 5% or more, below all before it."
-    if lowest_loss(history) < len(history): return False
-    before = min((row["valid_loss"] for row in history[:-1]), default=math.inf)
+    if len(history) < 2 or lowest_loss(history) < len(history): return False
+    before = min(row["valid_loss"] for row in history[:-1])
     return history[-1]["valid_loss"] <= 0.95 * before

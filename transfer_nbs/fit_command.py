@@ -14,7 +14,7 @@ import pandas as pd
 
 from .backbone import create_body
 from .bundle import Bundle, checkpoint_path
-from .checkpoint import FitSettings
+from .checkpoint import FitSettings, checkpoints_of
 from .epochs import automatic_epochs, describe_epochs, still_improving
 from .export import check_onnx, export_onnx
 from .files import check_outside
@@ -43,7 +43,7 @@ def choose_settings(
     given = {name: value for name, value in given.items() if value is not None}
     if run is None:
         size = own_size(given.get("arch", FitSettings.arch), given.get("weights", FitSettings.weights))
-        return FitSettings(recipe or DEFAULT_RECIPE, **{"size": size, **given}), None
+        return FitSettings(DEFAULT_RECIPE if recipe is None else recipe, **{"size": size, **given}), None
     winner, record = read_winner(run)
     said = record["settings"]
     for option in _DECIDED:
@@ -75,7 +75,8 @@ def _describe_work(settings: FitSettings, table: pd.DataFrame) -> str:
     body, counts = create_body(settings.arch, weights="random", size=settings.size), table["split"].value_counts()
     work = expected_work(RECIPES[settings.recipe], settings.epochs, train=counts["train"], valid=counts["valid"], stored=False)
     seconds = work * forward_seconds(body.to(choose_device(settings.device)), settings.size, precision=precision)
-    return f"{describe_epochs(settings)}: {duration(seconds)}"
+    soup = RECIPES[settings.recipe].soup
+    return f"{f'{soup} training runs, each of ' if soup > 1 else ''}{describe_epochs(settings)}: {duration(seconds)}"
 
 
 def _format_results(
@@ -130,7 +131,7 @@ def fit_folder(
         chosen = automatic_epochs(sum(table["split"] == "train"), settings.batch_size)
         settings = replace(settings, **{**chosen, **({} if given.get("patience") is None else dict(patience=given["patience"]))})
     print(_describe_fit(settings, table, folder))
-    if not any(Path(place).exists() for place in (out, checkpoint_path(out))): print(_describe_work(settings, table))
+    if not Path(out).exists() and not checkpoints_of(checkpoint_path(out)): print(_describe_work(settings, table))
     chosen_from = f"{len(record['settings']['recipes'])} recipes" if record and recipe in (None, "best") else ""
     bundle = fit_bundle(settings, table, folder, out=out, chosen_from=chosen_from, tensorboard=extras.tensorboard)
     valid, review = table["file"][table["split"] == "valid"], Path(out) / "review.html"

@@ -46,15 +46,17 @@ BASELINES = (from_scratch, random_features)
 FINE_TUNING = (full, full_bn_frozen, lp_ft, gradual_unfreezing, layer_decay, last_block, first_block, l2_sp,
                model_soup)
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*TECHNIQUES, *BASELINES, norm_trainable, *FINE_TUNING)}
-GROUPS = {name: tuple(recipe.name for recipe in recipes) for name, recipes in
-          dict(article=TECHNIQUES, baselines=BASELINES, all=RECIPES.values()).items()}
+_groups = dict(article=TECHNIQUES, baselines=BASELINES, all=RECIPES.values())
+GROUPS = {name: tuple(recipe.name for recipe in recipes) for name, recipes in _groups.items()}
 
 
 def recipe_names(
     given: str,  # names of recipes and of groups, separated by commas
 ) -> tuple[str, ...]:  # names of recipes, each once
     "The recipes that are meant. Raises ValueError as `find_recipe` does."
-    names = [name for part in given.split(",") for name in GROUPS.get(part, (part,))]
+    parts = [part.strip() for part in given.split(",")]
+    if "" in parts: raise ValueError(f"recipes are {given!r}: name one or more, separated by single commas")
+    names = [name for part in parts for name in GROUPS.get(part, (part,))]
     return tuple(dict.fromkeys(find_recipe(name).name for name in names))
 
 
@@ -63,9 +65,8 @@ def find_recipe(
 ) -> Recipe:
     "A recipe by its name. Raises ValueError that says which name was meant."
     if name in RECIPES: return RECIPES[name]
-    close = difflib.get_close_matches(name, RECIPES, n=1)
-    remedy = f"did you mean {close[0]}?" if close else f"use some of {', '.join(RECIPES)}"
-    raise ValueError(f"unknown recipe {name!r}: {remedy}")
+    close, known = difflib.get_close_matches(name, RECIPES, n=1), ", ".join([*RECIPES, *GROUPS])
+    raise ValueError(f"unknown recipe {name!r}: " + (f"did you mean {close[0]}?" if close else f"use some of {known}"))
 
 # %% ../nbs/10_recipes.ipynb #cell-13
 def _check_policy(recipe: Recipe, model: nn.Module) -> None:

@@ -81,8 +81,10 @@ def _check_same(out: Path, part: str, before: dict, now: dict) -> None:
         older |= part == "settings" and name not in before and value == getattr(TrainSettings, name, None)
         if older: continue  # it didn't note the contents, or had no such setting
         told = _DIGESTS.get(name) if part == "data" else None
-        told = told or f"with {name} {before.get(name)}, not {value}"
-        raise ValueError(f"{out} holds a comparison {told}: choose another --out or delete it")
+        then, now_asked = (",".join(map(str, v)) if isinstance(v, list) else v for v in (before.get(name), value))
+        told = told or f"with {name} {then}, not {now_asked}"
+        again = f"give --{name.replace('_', '-')} {then} to go on, " if part == "settings" else ""
+        raise ValueError(f"{out} holds a comparison {told}: {again}choose another --out or delete it")
 
 
 def open_run(

@@ -16,7 +16,7 @@ import pandas as pd
 from .batches import decode_images
 from .bundle import Bundle, check_place, checkpoint_path
 from .checkpoint import (FitSettings, FitTask, bundle_best, describe_request, finish_training,
-                                     ingredients, made_before, mix, read_checkpoint, save_trained)
+                                     made_before, mix, read_begun, save_trained)
 from .data import read_folder
 from .files import claim
 from .folders import read_test
@@ -57,11 +57,10 @@ def fit_bundle(
     check_recipes([settings.recipe], settings, num_classes=table["class"].nunique())
     with claim(path):
         if made := made_before(out, task, say): return made  # by another program, just now
-        parts = ingredients(task)
-        before = [read_checkpoint(part.path, part.request) for part in parts]
+        begun = read_begun(task)
         decode_images(table, folder, image_spec(settings, table, folder))  # a broken one would end the run
-        kept = [finish_training(part, there, say) for part, there in zip(parts, before)]
+        kept = [finish_training(part, there, say) for part, there in begun]
         bundle = bundle_best(task, mix(kept) if len(kept) > 1 else kept[0], chosen_from)
         save_trained(bundle, out)
-        for part in parts: part.path.unlink(missing_ok=True)
+        for part, _ in begun: part.path.unlink(missing_ok=True)
     return bundle
