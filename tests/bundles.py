@@ -69,7 +69,7 @@ def inbox(figures, tmp_path):
 def untrained(recipe, class_names, **options):
     "A bundle that learned nothing, of any recipe."
     model = build_model(RECIPES[recipe], CompareSettings(size=32, device="cpu"), num_classes=len(class_names), seed=3)
-    return Bundle(model, "resnet18", RECIPES[recipe].head.__name__, ImageSpec(class_names, size=32), _describe_recipe(RECIPES[recipe]), {}, "", _current_versions(), **{"results": {}, **options})
+    return Bundle(model, "resnet18", RECIPES[recipe].head.__name__, ImageSpec(class_names, size=32), _describe_recipe(RECIPES[recipe], model), {}, "", _current_versions(), **{"results": {}, **options})
 
 
 def edit(folder, mend=False, **changes):

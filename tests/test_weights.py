@@ -377,7 +377,7 @@ def bundle(tmp_path_factory):
     recipe = RECIPES["deeper_head"]
     model = build_model(recipe, CompareSettings(size=64, device="cpu"), num_classes=2, seed=3)
     spec = ImageSpec(("a", "b"), size=64, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
-    made = Bundle(model, "resnet18", recipe.head.__name__, spec, _describe_recipe(recipe), {}, "", _current_versions(), {})
+    made = Bundle(model, "resnet18", recipe.head.__name__, spec, _describe_recipe(recipe, model), {}, "", _current_versions(), {})
     return save_bundle(made, tmp_path_factory.mktemp("bundles") / "first")
 
 
