@@ -36,7 +36,7 @@ from transfer_nbs.inference import prepare_image
 from transfer_nbs.named_weights import expected_images, own_size
 from transfer_nbs.recipes import RECIPES, build_model, train_recipe
 from transfer_nbs.timm_networks import _head_norm, plain_name, timm_images
-from transfer_nbs.training_run import check_groups
+from transfer_nbs.training_run import check_groups, trained_parameters
 from transfer_nbs.views import ImageSpec, View, centre_view
 
 SMALL = {name: 64 for name in ("test_vit", "test_convnext", "test_efficientnet", "test_nfnet", "test_mambaout")}
@@ -106,8 +106,7 @@ def test_every_recipe_trains_it_and_its_bundle_answers_alike(name, size, few, tm
         check_groups(trained.model, recipe.groups(trained.model))
         before = build_model(recipe, settings, num_classes=2)
         names = {id(parameter): name for name, parameter in before.named_parameters()}
-        groups = zip(recipe.groups(before), zip(*(phase.rates for phase in recipe.phases)))
-        learned = {names[id(parameter)] for group, rates in groups if set(rates) != {None} for parameter in group}
+        learned = {names[id(parameter)] for parameter in trained_parameters(recipe, before)}
         moved = {name for name, value in trained.model.named_parameters() if not torch.equal(value, before.get_parameter(name))}
         assert moved <= learned and any(name.startswith("head.") for name in moved), recipe.name
     bundle = make_bundle(trained.model, trained.spec, recipe=recipe, settings=dict(arch=settings.arch, weights="random"), table=table, folder=folder)
