@@ -136,17 +136,17 @@ def test_goes_on_after_each_epoch(recipe, epoch, figures, table, tmp_path):
 
 def test_a_soup_goes_on_in_any_of_its_runs(figures, table, tmp_path):
     "A run that is finished isn't trained again, and all checkpoints go when the bundle is there."
-    settings, said = FitSettings("model_soup", epochs=1, size=32, device="cpu"), []
+    settings, said, out = FitSettings("model_soup", epochs=1, size=32, device="cpu"), [], tmp_path / "out [1]*"
     def stop(line):
         said.append(line)
         if len(said) == 2: raise KeyboardInterrupt
-    with pytest.raises(KeyboardInterrupt): fit_bundle(settings, table, figures, out=tmp_path / "out", say=stop)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.checkpoint-1", "out.checkpoint-2"]
+    with pytest.raises(KeyboardInterrupt): fit_bundle(settings, table, figures, out=out, say=stop)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out [1]*.checkpoint-1", "out [1]*.checkpoint-2"]
     said.clear()
-    bundle = fit_bundle(settings, table, figures, out=tmp_path / "out", say=said.append)
-    assert "out.checkpoint-1 is there, and its training is finished" in said
-    assert [path.name for path in tmp_path.iterdir()] == ["out"] and bundle.recipe["soup"] == 3
-    fit_bundle(settings, table, figures, out=tmp_path / "out", say=said.append)
+    bundle = fit_bundle(settings, table, figures, out=out, say=said.append)
+    assert "out [1]*.checkpoint-1 is there, and its training is finished" in said
+    assert [path.name for path in tmp_path.iterdir()] == [out.name] and bundle.recipe["soup"] == 3
+    fit_bundle(settings, table, figures, out=out, say=said.append)
     assert "nothing was trained" in said[-1]
 
 

@@ -47,12 +47,12 @@ def find_blocks(
     body: nn.Module,  # a backbone
 ) -> list[list[nn.Parameter]]:
     "The parameters of each block, from the image to the head; each parameter once."
-    blocks = []
+    blocks, inside = [], set()
     for unit in _units(body):
-        only_vectors = all(p.dim() < 2 for p in unit.parameters())
-        if blocks and only_vectors: blocks[-1] += unit.parameters()
-        else: blocks.append(list(unit.parameters()))
-    inside = {id(p) for block in blocks for p in block}
+        new = [p for p in unit.parameters() if id(p) not in inside]  # units may share parameters: the first has them
+        inside.update(map(id, new))
+        if blocks and all(p.dim() < 2 for p in new): blocks[-1] += new
+        elif new: blocks.append(new)
     others = [p for p in body.parameters() if id(p) not in inside]
     return [others + blocks[0], *blocks[1:]] if blocks else [others]
 

@@ -77,7 +77,7 @@ def _describe_work(settings: CompareSettings, table: pd.DataFrame, body: nn.Modu
     runs, counts = list(product(range(settings.seeds), [name for name in recipes if name not in same])), table["split"].value_counts()
     work = sum(expected_work(recipes[name], settings.epochs, train=counts["train"], valid=counts["valid"], stored=seed > 0)
                for seed, name in runs)
-    seconds = work * forward_seconds(body, settings.size, precision=precision)
+    seconds = work * forward_seconds(body.to(choose_device(settings.device)), settings.size, precision=precision)
     count = sum(recipes[name].soup for _, name in runs)
     said = f"{count} training runs, each" if count > 1 else "1 training run"
     return f"{said} of {describe_epochs(settings)}: {duration(seconds)}"

@@ -79,8 +79,11 @@ l2_sp = Recipe("l2_sp", full_bn_frozen.phases, groups=body_bn_head, bn="frozen",
 def average_weights(
     states: list[dict[str, torch.Tensor]],  # of models that began alike
 ) -> dict[str, torch.Tensor]:
-    "The mean of each tensor; counters are those of the first model."
-    def mean(values): return torch.stack(values).mean(0) if values[0].is_floating_point() else values[0]
+    "The mean of each tensor, to the bit where all are equal; counters are those of the first model."
+    def mean(values):
+        if not values[0].is_floating_point(): return values[0]
+        return torch.stack([value.cpu().double() for value in values]).mean(0).to(values[0].dtype)
+
     return {name: mean([state[name] for state in states]) for name in states[0]}
 
 

@@ -129,7 +129,8 @@ def fit_folder(
     if record: check_compared(table, folder, run, record)
     if automatic:
         chosen = automatic_epochs(sum(table["split"] == "train"), settings.batch_size)
-        settings = replace(settings, **{**chosen, **({} if given.get("patience") is None else dict(patience=given["patience"]))})
+        if given.get("patience") is not None: chosen["patience"] = given["patience"]
+        settings = replace(settings, **chosen)
     print(_describe_fit(settings, table, folder))
     if not Path(out).exists() and not checkpoints_of(checkpoint_path(out)): print(_describe_work(settings, table))
     chosen_from = f"{len(record['settings']['recipes'])} recipes" if record and recipe in (None, "best") else ""

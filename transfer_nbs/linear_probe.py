@@ -47,11 +47,12 @@ def fit_probe(
     plain = ImageDataset(data.files, data.labels, data.spec, augment=False)
     every = batch_loader(plain, [part.tolist() for part in torch.arange(len(plain)).split(64)])
     with torch.no_grad(), eval_mode(model.body):
-        batches = [model.head.flatten(model.head.pool(x.float())).double() for x, _ in feature_batches(model.body, every)]
-    features, labels = torch.cat(batches), data.labels.to(batches[0].device)
+        maps = (x.float().cpu() for x, _ in feature_batches(model.body, every))
+        batches = [model.head.flatten(model.head.pool(x)).double() for x in maps]  # on the CPU: some devices have no float64
+    features, labels = torch.cat(batches), data.labels.cpu()
     mean, std = features.mean(0), features.std(0) + 1e-6
     features, held = (features - mean) / std, torch.arange(len(labels)) % 5 == 0
-    if class_weights is not None: class_weights = class_weights.double()
+    if class_weights is not None: class_weights = class_weights.cpu().double()
     options = dict(classes=model.head.linear.out_features, class_weights=class_weights)
     def wrong(strength):
         probe = linear_probe(features[~held], labels[~held], strength=strength, **options)
