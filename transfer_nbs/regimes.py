@@ -44,6 +44,7 @@ class Setting:
     "A world, and how to train in it."
     title: str  # what differs from the default
     world: Patterns = MILD
+    judged_in: Patterns | None = None  # the world of the validation images, if it is another
     recipes: tuple[str, ...] = TECHNIQUE_NAMES
     epochs: int = 2
     batch_size: int = 16
@@ -52,6 +53,14 @@ class Setting:
         "As `compare` takes them."
         RECIPES.update(OWN_RECIPES)  # a recipe of one's own is an entry of this table
         return CompareSettings(recipes=self.recipes, seeds=seeds, epochs=self.epochs, batch_size=self.batch_size)
+
+    def images(self, **numbers: int) -> tuple[Path, pd.DataFrame]:
+        "The drawn images in a folder: file, class, split; `n` and `n_valid` where there should be other numbers."
+        folder = practice_folder(replace(self.world, **numbers))
+        if self.judged_in is None: return folder, read_folder(folder)
+        other = practice_folder(replace(self.judged_in, **numbers))
+        parts = ((path, read_folder(path).query("split == @split")) for path, split in ((folder, "train"), (other, "valid")))
+        return folder.parent, pd.concat([part.assign(file=f"{path.name}/" + part["file"]) for path, part in parts], ignore_index=True)
 
 
 _BN = ("feature_extractor", "bn_eval", "discriminative_bn_trainable", "discriminative_bn_frozen")
@@ -80,7 +89,15 @@ SETTINGS = MAP | {
     "small_among_clutter": Setting("small cloth among clutter", replace(MILD, object_size=0.2, clutter=10), recipes=_HEADS),
     "texture": Setting("cloth fills the image", replace(MILD, object_size=1), recipes=_HEADS),
     "pairs": Setting("do two cloths match?", Pairs(camera=0, object_size=0.45), epochs=4, recipes=("concat_pooling", "deeper_head")),
-    "five_images": Setting("5 images of each class", replace(MILD, n=50), recipes=_HEADS)}
+    "five_images": Setting("5 images of each class", replace(MILD, n=50), recipes=_HEADS),
+    "probe_first": Setting("two epochs", recipes=("full_bn_frozen", "lp_ft")),
+    "five_epochs": Setting("five epochs", epochs=5, recipes=("bn_eval", "discriminative_bn_frozen", "full_bn_frozen", "lp_ft")),
+    "other_camera": Setting(
+        "five epochs, judged through a poor camera", judged_in=replace(MILD, camera=1), epochs=5,
+        recipes=("bn_eval", "full_bn_frozen", "lp_ft")),
+    "few_ten_epochs": Setting("10 images of each class, ten epochs", replace(MILD, n=100), epochs=10, recipes=("full_bn_frozen", "lp_ft")),
+    "poor_five_epochs": Setting(
+        "poor camera, five epochs", replace(MILD, camera=1), epochs=5, recipes=("full_bn_frozen", "first_block", "last_block"))}
 
 # %% ../nbs/83_regimes.ipynb #regimes-21
 class Regime(NamedTuple):
@@ -108,7 +125,12 @@ REGIMES = {  # page: its regimes
     "09": (Regime("small_among_clutter", "concat_pooling", "discriminative_bn_frozen", "helps"),
            Regime("texture", "concat_pooling", "discriminative_bn_frozen", "no difference"),
            Regime("pairs", "deeper_head", "concat_pooling", "helps"),
-           Regime("five_images", "deeper_head", "concat_pooling", "hurts"))}
+           Regime("five_images", "deeper_head", "concat_pooling", "hurts")),
+    "14": (Regime("probe_first", "lp_ft", "full_bn_frozen", "helps"),
+           Regime("five_epochs", "full_bn_frozen", "discriminative_bn_frozen", "helps"),
+           Regime("few_ten_epochs", "lp_ft", "full_bn_frozen", "helps"),
+           Regime("other_camera", "lp_ft", "full_bn_frozen", "helps"),
+           Regime("poor_five_epochs", "first_block", "last_block", "helps"))}
 
 # %% ../nbs/83_regimes.ipynb #regimes-31
 RESULTS = Path("results/regimes")  # seen from the notebooks
@@ -123,8 +145,8 @@ def run_setting(
 ) -> Path:  # the comparison's folder
     "Run a setting's recipes, unless their results are there already."
     setting = SETTINGS[name]
-    folder = practice_folder(setting.world)
-    out = compare(setting.options(seeds), read_folder(folder), folder, out=Path(out) / name, say=say)
+    folder, table = setting.images()
+    out = compare(setting.options(seeds), table, folder, out=Path(out) / name, say=say)
     write_file(out / "results.csv", csv_text(read_run(out)[0]))
     return out
 
@@ -180,8 +202,8 @@ def try_regime(
 ) -> pd.Series:  # the accuracy of both recipes, the technique's first
     "Train both recipes of a regime with one seed, in a smaller set of images of its world."
     setting = SETTINGS[regime.setting]
-    folder = practice_folder(replace(setting.world, n=n, n_valid=n_valid))
-    table, settings = read_folder(folder), TrainSettings(epochs=setting.epochs, batch_size=setting.batch_size)
+    folder, table = setting.images(n=n, n_valid=n_valid)
+    settings = TrainSettings(epochs=setting.epochs, batch_size=setting.batch_size)
     return pd.Series({name: train_recipe((RECIPES | OWN_RECIPES)[name], settings, table, folder, seed=seed).correct.mean()
                       for name in (regime.technique, regime.than)})
 
