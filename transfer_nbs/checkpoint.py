@@ -117,7 +117,8 @@ def _advance(
     epoch, best_epoch = len(state["history"]), lowest_loss(state["history"])
     if best_epoch < epoch: best = kept["best"]
     else: best = {name: value.clone() for name, value in state["model"].items()}
-    finished = epoch == settings.epochs or out_of_patience(state["history"], RECIPES[settings.recipe], settings)
+    history, recipe = state["history"], RECIPES[settings.recipe]
+    finished = epoch == settings.epochs or out_of_patience(history, recipe, settings)
     return dict(state=state, best=best, best_epoch=best_epoch, finished=finished)
 
 # %% ../nbs/36_checkpoint.ipynb #your-28
@@ -229,7 +230,9 @@ def train_and_keep(
     settings, path, epochs = task.settings, task.path, task.settings.epochs
     precision, computing = _choose_computing(settings, path, kept["computing"] if kept else None)
     before = kept["state"]["history"] if kept else []
-    if kept: say(f"{path.name} is there: going on after epoch {len(before)} of {epochs}, in {precision.reason}")
+    if kept:
+        place = f"after epoch {len(before)} of {epochs}"
+        say(f"{path.name} is there: going on {place}, in {precision.reason}")
     with _finish_epoch() as stop, _tensorboard_log(task.tensorboard, before) as log:
         def after_epoch(state):
             nonlocal kept

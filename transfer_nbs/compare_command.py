@@ -74,10 +74,12 @@ def _describe_work(settings: CompareSettings, table: pd.DataFrame, body: nn.Modu
     model = nn.Sequential(OrderedDict(body=body, head=linear_head(1, 1)))
     recipes = {name: RECIPES[name] for name in settings.recipes}
     same = equal_recipes(recipes, model)
-    runs, counts = list(product(range(settings.seeds), [name for name in recipes if name not in same])), table["split"].value_counts()
-    work = sum(expected_work(recipes[name], settings.epochs, train=counts["train"], valid=counts["valid"], stored=seed > 0)
-               for seed, name in runs)
-    seconds = work * forward_seconds(body.to(choose_device(settings.device)), settings.size, precision=precision)
+    runs = list(product(range(settings.seeds), [name for name in recipes if name not in same]))
+    counts = table["split"].value_counts()
+    images = dict(train=counts["train"], valid=counts["valid"])
+    work = sum(expected_work(recipes[name], settings.epochs, stored=seed > 0, **images) for seed, name in runs)
+    body = body.to(choose_device(settings.device))
+    seconds = work * forward_seconds(body, settings.size, precision=precision)
     count = sum(recipes[name].soup for _, name in runs)
     said = f"{count} training runs, each" if count > 1 else "1 training run"
     return f"{said} of {describe_epochs(settings)}: {duration(seconds)}"
@@ -86,7 +88,8 @@ def _describe_work(settings: CompareSettings, table: pd.DataFrame, body: nn.Modu
 def _still_learns(out: str | Path, name: str, seeds: int) -> bool:
     "Whether all runs of a recipe were still improving when they ended."
     results = [read_result(out, name, seed) for seed in range(seeds)]
-    return all(result and "diverged" not in result and still_improving(result["history"]) for result in results)
+    whole = [result["history"] for result in results if result and "diverged" not in result]
+    return len(whole) == seeds and all(map(still_improving, whole))
 
 
 def _describe_summary(out: str | Path, summary: pd.DataFrame, settings: CompareSettings) -> str:
@@ -125,12 +128,15 @@ def run_comparison(
     if folder is not None: check_outside(out, folder)
     folder, table = _read_images(folder, how, out)
     print(_describe_images(folder, table, bool(how["test_fraction"])))
-    if automatic: settings = replace(settings, **automatic_epochs(sum(table["split"] == "train"), settings.batch_size))
+    if automatic:
+        chosen = automatic_epochs(sum(table["split"] == "train"), settings.batch_size)
+        settings = replace(settings, **chosen)
     computed = begun_precision(out, settings).reason
     print(f"{settings.arch}, weights {settings.weights}, {settings.size} px; {computed}")
     if verbose: print("\n".join(f"- {line}" for line in describe_choices(device, precision=settings.precision)))
     if note := _describe_body(body): print(f"{settings.arch}: {note}")
-    if not (Path(out) / "run.json").exists(): print(_describe_work(settings, table, body, begun_precision(out, settings)))
+    if not (Path(out) / "run.json").exists():
+        print(_describe_work(settings, table, body, begun_precision(out, settings)))
     compare(settings, table[table["split"] != "test"], folder, out=out, how=how)
     summary = write_tables(out)
     print(_describe_summary(out, summary, settings))

@@ -32,11 +32,11 @@ DEFAULT_RECIPE = "full_bn_frozen"  # where nothing has been compared
 
 
 def choose_settings(
-    recipe: str | None,  # a recipe's name, or "best", the winner of a comparison; None: best where there is one
+    recipe: str | None,  # a name, or "best", the winner of a comparison; None: best where there is one
     run: str | None,  # folder of a comparison, from which everything comes that is not given
     given: dict,  # options by name, None where one wasn't given
 ) -> tuple[FitSettings, dict | None]:  # and what run.json says
-    "The settings of a training run, from options and perhaps a comparison. Raises ValueError if they contradict."
+    "Settings of a training run, from options and a comparison. Raises ValueError if they contradict."
     if recipe == "best" and run is None:
         raise ValueError("--recipe best takes the winner of a comparison: give its folder as --from RUN, "
                          "or name a recipe instead, such as --recipe bn_eval")
@@ -72,11 +72,13 @@ def _describe_fit(settings: FitSettings, table: pd.DataFrame, folder: str | Path
 def _describe_work(settings: FitSettings, table: pd.DataFrame) -> str:
     "How many epochs, and about how long they take."
     precision = choose_precision(choose_device(settings.device), precision=settings.precision)
-    body, counts = create_body(settings.arch, weights="random", size=settings.size), table["split"].value_counts()
-    work = expected_work(RECIPES[settings.recipe], settings.epochs, train=counts["train"], valid=counts["valid"], stored=False)
-    seconds = work * forward_seconds(body.to(choose_device(settings.device)), settings.size, precision=precision)
-    soup = RECIPES[settings.recipe].soup
-    return f"{f'{soup} training runs, each of ' if soup > 1 else ''}{describe_epochs(settings)}: {duration(seconds)}"
+    body = create_body(settings.arch, weights="random", size=settings.size).to(choose_device(settings.device))
+    recipe, counts = RECIPES[settings.recipe], table["split"].value_counts()
+    work = expected_work(
+        recipe, settings.epochs, train=counts["train"], valid=counts["valid"], stored=False)
+    seconds = work * forward_seconds(body, settings.size, precision=precision)
+    runs = f"{recipe.soup} training runs, each of " if recipe.soup > 1 else ""
+    return f"{runs}{describe_epochs(settings)}: {duration(seconds)}"
 
 
 def _format_results(
@@ -113,7 +115,7 @@ def fit_folder(
     recipe: str | None,  # as for `choose_settings`
     run: str | Path | None,  # folder of a comparison, from which everything comes that is not given
     *,
-    given: dict,  # fields of `FitSettings` by name, None where one wasn't given; epochs perhaps "auto"
+    given: dict,  # fields of `FitSettings` by name, None where not given; epochs perhaps "auto"
     how: dict,  # to split the folder, as for `read_parts`; likewise
     out: str | Path,  # folder of the bundle to make
     extras: FitExtras = FitExtras(),
@@ -132,14 +134,20 @@ def fit_folder(
         if given.get("patience") is not None: chosen["patience"] = given["patience"]
         settings = replace(settings, **chosen)
     print(_describe_fit(settings, table, folder))
-    if not Path(out).exists() and not checkpoints_of(checkpoint_path(out)): print(_describe_work(settings, table))
-    chosen_from = f"{len(record['settings']['recipes'])} recipes" if record and recipe in (None, "best") else ""
-    bundle = fit_bundle(settings, table, folder, out=out, chosen_from=chosen_from, tensorboard=extras.tensorboard)
+    begun = Path(out).exists() or checkpoints_of(checkpoint_path(out))
+    if not begun: print(_describe_work(settings, table))
+    chosen = bool(record) and recipe in (None, "best")
+    bundle = fit_bundle(
+        settings, table, folder, out=out, tensorboard=extras.tensorboard,
+        chosen_from=f"{len(record['settings']['recipes'])} recipes" if chosen else "")
     valid, review = table["file"][table["split"] == "valid"], Path(out) / "review.html"
     if extras.onnx: print(_add_onnx(Path(out), [Path(folder) / file for file in valid]))
     history = pd.DataFrame(bundle.results["valid"].get("epochs"))
-    if not review.exists(): write_review(out, table, folder, history=history, device=settings.device)
+    if not review.exists():
+        write_review(out, table, folder, history=history, device=settings.device)
     if still_improving(history.to_dict("records")):
-        print(f"still learning in the last epoch: try more, such as --epochs {2 * len(history)} with another --out")
-    print(f"{_format_results(bundle)}\nthe bundle is in {out}, with a review in {review}: transfer_predict {out} IMAGES")
+        more = 2 * len(history)
+        print(f"still learning in the last epoch: try more, such as --epochs {more} with another --out")
+    print(_format_results(bundle))
+    print(f"the bundle is in {out}, with a review in {review}: transfer_predict {out} IMAGES")
     return bundle

@@ -45,7 +45,8 @@ TECHNIQUES = (feature_extractor, bn_eval, bn_trainable, discriminative_bn_traina
 BASELINES = (from_scratch, random_features)
 FINE_TUNING = (full, full_bn_frozen, lp_ft, gradual_unfreezing, layer_decay, last_block, first_block, l2_sp,
                model_soup)
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*TECHNIQUES, *BASELINES, norm_trainable, *FINE_TUNING)}
+_known = (*TECHNIQUES, *BASELINES, norm_trainable, *FINE_TUNING)
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _known}
 _groups = dict(article=TECHNIQUES, baselines=BASELINES, all=RECIPES.values())
 GROUPS = {name: tuple(recipe.name for recipe in recipes) for name, recipes in _groups.items()}
 
@@ -66,7 +67,8 @@ def find_recipe(
     "A recipe by its name. Raises ValueError that says which name was meant."
     if name in RECIPES: return RECIPES[name]
     close, known = difflib.get_close_matches(name, RECIPES, n=1), ", ".join([*RECIPES, *GROUPS])
-    raise ValueError(f"unknown recipe {name!r}: " + (f"did you mean {close[0]}?" if close else f"use some of {known}"))
+    remedy = f"did you mean {close[0]}?" if close else f"use some of {known}"
+    raise ValueError(f"unknown recipe {name!r}: {remedy}")
 
 # %% ../nbs/10_recipes.ipynb #cell-13
 def _check_policy(recipe: Recipe, model: nn.Module) -> None:
@@ -130,7 +132,8 @@ def train_recipe(
     **options,  # other fields of `RunOptions`, such as `features` and `precision`
 ) -> Trained:
     "Train one recipe with one seed. Raises DivergedError, with what came out in its `trained`."
-    if recipe.soup > 1: return _train_soup(recipe, settings, table, folder, seed=seed, **options | dict(balance=balance))
+    if recipe.soup > 1:
+        return _train_soup(recipe, settings, table, folder, seed=seed, balance=balance, **options)
     spec, sampled = image_spec(settings, table, folder), balance == "sampling"
     loaders = make_loaders(table, folder, spec, batch_size=settings.batch_size,
                            seed=seed, balanced=sampled)
@@ -154,13 +157,14 @@ def train_recipe(
     return trained(history)
 
 # %% ../nbs/10_recipes.ipynb #recipes-37s
-def _train_soup(recipe: Recipe, settings: TrainSettings, table: pd.DataFrame, folder: str | Path, *, seed: int, **options) -> Trained:
+def _train_soup(recipe: Recipe, settings: TrainSettings, *images, seed: int, **options) -> Trained:
     "Train several times, and average the weights."
-    one = replace(recipe, soup=1)
-    runs = [train_recipe(one, settings, table, folder, seed=each, **options) for each in soup_seeds(seed, recipe.soup)]
-    model, loaders = runs[0].model, make_loaders(table, folder, runs[0].spec, batch_size=settings.batch_size)
+    one, seeds = replace(recipe, soup=1), soup_seeds(seed, recipe.soup)
+    runs = [train_recipe(one, settings, *images, seed=each, **options) for each in seeds]
+    model = runs[0].model
     model.load_state_dict(average_weights([run.model.state_dict() for run in runs]))
-    correct = evaluate(model, loaders[1]).correct
+    _, valid_loader = make_loaders(*images, runs[0].spec, batch_size=settings.batch_size)
+    correct = evaluate(model, valid_loader).correct
     history = pd.concat([run.history for run in runs], ignore_index=True)
     return Trained(model, runs[0].spec, history, correct, sum(run.seconds for run in runs))
 

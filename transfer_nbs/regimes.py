@@ -37,6 +37,7 @@ _OWN = (one_rate, replace(one_rate, name="one_rate_tenth", phases=(Phase((0.1,))
 OWN_RECIPES = {recipe.name: recipe for recipe in _OWN}
 
 MILD = Patterns(camera=0.35)  # between a clear camera and that of the practice data
+_POOR = replace(MILD, camera=1)
 
 
 @dataclass(frozen=True)
@@ -55,22 +56,24 @@ class Setting:
         return CompareSettings(recipes=self.recipes, seeds=seeds, epochs=self.epochs, batch_size=self.batch_size)
 
     def images(self, **numbers: int) -> tuple[Path, pd.DataFrame]:
-        "The drawn images in a folder: file, class, split; `n` and `n_valid` where there should be other numbers."
+        "The drawn images, in a folder: file, class, split. Takes other numbers, as `n` and `n_valid`."
         folder = practice_folder(replace(self.world, **numbers))
         if self.judged_in is None: return folder, read_folder(folder)
         other = practice_folder(replace(self.judged_in, **numbers))
-        parts = ((path, read_folder(path).query("split == @split")) for path, split in ((folder, "train"), (other, "valid")))
-        return folder.parent, pd.concat([part.assign(file=f"{path.name}/" + part["file"]) for path, part in parts], ignore_index=True)
+        train, valid = read_folder(folder).query("split == 'train'"), read_folder(other).query("split == 'valid'")
+        parts = [part.assign(file=f"{path.name}/" + part["file"]) for path, part in ((folder, train), (other, valid))]
+        return folder.parent, pd.concat(parts, ignore_index=True)
 
 
 _BN = ("feature_extractor", "bn_eval", "discriminative_bn_trainable", "discriminative_bn_frozen")
 _HEADS = ("discriminative_bn_frozen", "concat_pooling", "deeper_head")
+_FULL = ("full_bn_frozen", "lp_ft")
 
 # %% ../nbs/83_regimes.ipynb #regimes-12
 MAP = {  # a knob each, and what all techniques make of it
     "clear_camera": Setting("clear camera (0)", replace(MILD, camera=0)),
     "mild_camera": Setting("mild camera (0.35)"),
-    "poor_camera": Setting("poor camera (1)", replace(MILD, camera=1)),
+    "poor_camera": Setting("poor camera (1)", _POOR),
     "small_cloth": Setting("small cloth", replace(MILD, object_size=0.2)),
     "large_cloth": Setting("large cloth", replace(MILD, object_size=0.7)),
     "clutter": Setting("clutter", replace(MILD, clutter=10)),
@@ -80,24 +83,30 @@ MAP = {  # a knob each, and what all techniques make of it
 
 SETTINGS = MAP | {
     "batches_of_4": Setting("batches of 4", batch_size=4, recipes=_BN),
-    "poor_batches_of_64": Setting("poor camera, batches of 64", replace(MILD, camera=1), batch_size=64, recipes=_BN),
-    "few_clear": Setting("10 clear images of each class", replace(MILD, n=100, camera=0), recipes=("bn_eval", "bn_trainable")),
-    "longer": Setting("twice the images, twice the epochs", replace(MILD, n=1200), epochs=4, recipes=("bn_eval", "discriminative_bn_frozen")),
+    "poor_batches_of_64": Setting("poor camera, batches of 64", _POOR, batch_size=64, recipes=_BN),
+    "few_clear": Setting(
+        "10 clear images of each class", replace(MILD, n=100, camera=0), recipes=("bn_eval", "bn_trainable")),
+    "longer": Setting(
+        "twice the images, twice the epochs", replace(MILD, n=1200), epochs=4,
+        recipes=("bn_eval", "discriminative_bn_frozen")),
     "one_rate": Setting("mild camera", recipes=(
         "one_rate", "one_rate_tenth", "one_rate_hundredth", "discriminative_bn_trainable")),
-    "held_statistics": Setting("poor camera", replace(MILD, camera=1), recipes=("bn_eval", "bn_trainable", "bn_weights")),
-    "small_among_clutter": Setting("small cloth among clutter", replace(MILD, object_size=0.2, clutter=10), recipes=_HEADS),
+    "held_statistics": Setting("poor camera", _POOR, recipes=("bn_eval", "bn_trainable", "bn_weights")),
+    "small_among_clutter": Setting(
+        "small cloth among clutter", replace(MILD, object_size=0.2, clutter=10), recipes=_HEADS),
     "texture": Setting("cloth fills the image", replace(MILD, object_size=1), recipes=_HEADS),
-    "pairs": Setting("do two cloths match?", Pairs(camera=0, object_size=0.45), epochs=4, recipes=("concat_pooling", "deeper_head")),
+    "pairs": Setting(
+        "do two cloths match?", Pairs(camera=0, object_size=0.45), epochs=4,
+        recipes=("concat_pooling", "deeper_head")),
     "five_images": Setting("5 images of each class", replace(MILD, n=50), recipes=_HEADS),
-    "probe_first": Setting("two epochs", recipes=("full_bn_frozen", "lp_ft")),
-    "five_epochs": Setting("five epochs", epochs=5, recipes=("bn_eval", "discriminative_bn_frozen", "full_bn_frozen", "lp_ft")),
+    "probe_first": Setting("two epochs", recipes=_FULL),
+    "five_epochs": Setting("five epochs", epochs=5, recipes=("bn_eval", "discriminative_bn_frozen", *_FULL)),
     "other_camera": Setting(
-        "five epochs, judged through a poor camera", judged_in=replace(MILD, camera=1), epochs=5,
-        recipes=("bn_eval", "full_bn_frozen", "lp_ft")),
-    "few_ten_epochs": Setting("10 images of each class, ten epochs", replace(MILD, n=100), epochs=10, recipes=("full_bn_frozen", "lp_ft")),
+        "five epochs, judged through a poor camera", judged_in=_POOR, epochs=5, recipes=("bn_eval", *_FULL)),
+    "few_ten_epochs": Setting(
+        "10 images of each class, ten epochs", replace(MILD, n=100), epochs=10, recipes=_FULL),
     "poor_five_epochs": Setting(
-        "poor camera, five epochs", replace(MILD, camera=1), epochs=5, recipes=("full_bn_frozen", "first_block", "last_block"))}
+        "poor camera, five epochs", _POOR, epochs=5, recipes=("full_bn_frozen", "first_block", "last_block"))}
 
 # %% ../nbs/83_regimes.ipynb #regimes-21
 class Regime(NamedTuple):
@@ -154,18 +163,20 @@ def run_setting(
 def read_gains(
     regimes: Iterable[Regime],
     results: str | Path = RESULTS,  # folder of all settings
-) -> pd.DataFrame:  # a row for each regime: setting, technique, than, expected, and gain, low, high, p_value, seeds, images
-    "What was measured of some regimes."
+) -> pd.DataFrame:  # a row for each regime
+    "What was measured of some regimes: its fields, and gain, low, high, p_value, seeds, images, both accuracies."
     rows = []
     for regime in regimes:
-        if regime.technique == regime.than: raise ValueError(f"{regime.technique} is compared with itself: name two recipes")
+        both = (regime.technique, regime.than)
+        if len(set(both)) < 2: raise ValueError(f"{both[0]} is compared with itself: name two recipes")
         answers = read_run(Path(results) / regime.setting)[1]
-        first, second = (answers[name] for name in (regime.technique, regime.than))
-        others = {name: answer for name, answer in answers.items() if name not in (regime.technique, regime.than)}  # they tell how far seeds spread
-        pair = compare_pairs({regime.technique: first, regime.than: second} | others).iloc[0]
-        rows.append(regime._asdict() | dict(title=SETTINGS[regime.setting].title, gain=pair.difference, low=pair.low,
-                                            high=pair.high, p_value=pair.p_value, seeds=first.shape[0], images=first.shape[1],
-                                            accuracy=first.mean(), other=second.mean()))
+        first, second = (answers[name] for name in both)
+        ordered = dict(zip(both, (first, second))) | answers  # the others tell how far seeds spread
+        pair = compare_pairs(ordered).iloc[0]
+        rows.append(regime._asdict() | dict(
+            title=SETTINGS[regime.setting].title, gain=pair.difference, low=pair.low, high=pair.high,
+            p_value=pair.p_value, seeds=first.shape[0], images=first.shape[1],
+            accuracy=first.mean(), other=second.mean()))
     return pd.DataFrame(rows)
 
 # %% ../nbs/83_regimes.ipynb #regimes-42
@@ -178,15 +189,19 @@ def plot_gains(
     ax: Axes | None = None,  # where to draw; None makes a figure of fitting size
 ) -> Axes:
     "A line for each regime: the gain in points with its 95% interval, and what had been predicted."
-    if ax is None: _, ax = plt.subplots(figsize=(7.5, 0.55 * len(gains) + 0.9), dpi=100, layout="constrained")
+    size = (7.5, 0.55 * len(gains) + 0.9)
+    if ax is None: _, ax = plt.subplots(figsize=size, dpi=100, layout="constrained")
     for y, row in enumerate(gains.itertuples()):
         colour = _SURE if row.low > 0 or row.high < 0 else _UNSURE
-        ax.plot([100 * row.low, 100 * row.high], [y, y], color=colour, linewidth=2.2, solid_capstyle="round")
+        ends = [100 * row.low, 100 * row.high]
+        ax.plot(ends, [y, y], color=colour, linewidth=2.2, solid_capstyle="round")
         ax.plot(100 * row.gain, y, "o", color=colour, markersize=8)
-        place = dict(xycoords=ax.get_yaxis_transform(), textcoords="offset points", va="center", annotation_clip=False)
-        ax.annotate(f"{row.technique} {row.accuracy:.3f}\n{row.than} {row.other:.3f}", (1, y), (8, 0), fontsize=8, **place)
+        said = f"{row.technique} {row.accuracy:.3f}\n{row.than} {row.other:.3f}"
+        ax.annotate(said, (1, y), (8, 0), fontsize=8, xycoords=ax.get_yaxis_transform(),
+                    textcoords="offset points", va="center", annotation_clip=False)
     ax.axvline(0, color="black", linewidth=1)
-    ax.set_yticks(range(len(gains)), [row.title + f"\npredicted: {row.expected}" * bool(row.expected) for row in gains.itertuples()], fontsize=9)
+    names = [row.title + f"\npredicted: {row.expected}" * bool(row.expected) for row in gains.itertuples()]
+    ax.set_yticks(range(len(gains)), names, fontsize=9)
     ax.set(ylim=(len(gains) - 0.5, -0.5), xlabel="gain in points of accuracy, 95% interval")
     ax.tick_params(axis="y", length=0)
     ax.spines[["top", "left", "right"]].set_visible(False)
@@ -204,8 +219,9 @@ def try_regime(
     setting = SETTINGS[regime.setting]
     folder, table = setting.images(n=n, n_valid=n_valid)
     settings = TrainSettings(epochs=setting.epochs, batch_size=setting.batch_size)
-    return pd.Series({name: train_recipe((RECIPES | OWN_RECIPES)[name], settings, table, folder, seed=seed).correct.mean()
-                      for name in (regime.technique, regime.than)})
+    both = [(RECIPES | OWN_RECIPES)[name] for name in (regime.technique, regime.than)]
+    return pd.Series({recipe.name: train_recipe(recipe, settings, table, folder, seed=seed).correct.mean()
+                      for recipe in both})
 
 # %% ../nbs/83_regimes.ipynb #regimes-51
 def read_map(
@@ -213,7 +229,8 @@ def read_map(
 ) -> pd.DataFrame:  # as `read_gains`, and significant
     "Every technique's gain over the feature extractor, in every setting of the map."
     base, *others = TECHNIQUE_NAMES
-    gains = read_gains([Regime(setting, name, base, "") for setting in MAP for name in others], results)
+    cells = [Regime(setting, name, base, "") for setting in MAP for name in others]
+    gains = read_gains(cells, results)
     return gains.assign(significant=multipletests(gains.p_value, method="holm")[0])
 
 
@@ -222,18 +239,21 @@ def plot_map(
 ) -> Axes:
     "The map of what helps where."
     titles, names = list(dict.fromkeys(gains.title)), list(dict.fromkeys(gains.technique))
-    _, ax = plt.subplots(figsize=(1.35 * len(names) + 3.2, 0.5 * len(titles) + 1.1), dpi=100, layout="constrained")
-    largest = gains.gain.abs().max()
+    size = (1.35 * len(names) + 3.2, 0.5 * len(titles) + 1.1)
+    _, ax = plt.subplots(figsize=size, dpi=100, layout="constrained")
+    largest, colours = gains.gain.abs().max(), plt.get_cmap("RdYlGn")
     for y, title in enumerate(titles):
-        ax.text(-1, y, f"{100 * gains.other[gains.title == title].iloc[0]:.1f}%", ha="center", va="center", fontsize=9)
+        base = gains.other[gains.title == title].iloc[0]
+        ax.text(-1, y, f"{100 * base:.1f}%", ha="center", va="center", fontsize=9)
     for row in gains.itertuples():
         x, y = names.index(row.technique), titles.index(row.title)
-        shade = plt.get_cmap("RdYlGn")(0.5 + 0.42 * row.gain / largest) if row.significant else "white"
-        ax.add_patch(plt.Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=shade, edgecolor="0.85"))
-        ax.text(x, y, f"{100 * row.gain:+.1f} ± {50 * (row.high - row.low):.1f}", ha="center", va="center", fontsize=9,
-                color="black" if row.significant else "0.45")
-    above = ["feature\nextractor", *(name.replace("bn_", "BN ").replace("_", "\n", 1) for name in names)]
-    ax.set_xticks(range(-1, len(names)), above, fontsize=9)
+        shade = colours(0.5 + 0.42 * row.gain / largest) if row.significant else "white"
+        box = plt.Rectangle((x - 0.48, y - 0.46), 0.96, 0.92, facecolor=shade, edgecolor="0.85")
+        ax.add_patch(box)
+        ax.text(x, y, f"{100 * row.gain:+.1f} ± {50 * (row.high - row.low):.1f}", ha="center", va="center",
+                fontsize=9, color="black" if row.significant else "0.45")
+    above = [name.replace("bn_", "BN ").replace("_", "\n", 1) for name in names]
+    ax.set_xticks(range(-1, len(names)), ["feature\nextractor", *above], fontsize=9)
     ax.set_yticks(range(len(titles)), titles, fontsize=9)
     ax.set(xlim=(-1.5, len(names) - 0.5), ylim=(len(titles) - 0.5, -0.5))
     ax.tick_params(length=0, labeltop=True, labelbottom=False)
