@@ -8,18 +8,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 from torch import nn
 from torchvision.transforms import v2
 
-from transfer_nbs.batches import ImageDataset, start_epoch
+from transfer_nbs.batches import ImageDataset, mixing, start_epoch
+from transfer_nbs.bundle import load_bundle
 from transfer_nbs.chart import show_images
 from transfer_nbs.clothes import Camouflage, practice_folder
+from transfer_nbs.commands import transfer_compare, transfer_fit
 from transfer_nbs.data import make_loaders, read_folder, train_transform, valid_transform
 from transfer_nbs.folders import read_test
 from transfer_nbs.images import open_image
+from transfer_nbs.settings import AUGMENTATIONS, TrainSettings
 from transfer_nbs.split_folder import split_folder
-from transfer_nbs.views import ImageSpec, denormalize
+from transfer_nbs.views import AUGMENTS, ImageSpec, denormalize
 
 SPEC = ImageSpec(("camouflage_clothes", "normal_clothes"), size=64)
 
@@ -200,6 +203,78 @@ def test_crops_of_an_epoch_follow_from_seed_and_epoch(files):
     dataset.set_epoch(0)
     assert torch.equal(dataset[5][0], first)
     assert not torch.equal(ImageDataset(files, [0] * len(files), SPEC, augment=True, seed=1)[5][0], first)
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_what_each_augmentation_does_to_a_view(name, tmp_path):
+    """A bright left half tells whether a view is mirrored, its mean how much of the image it shows."""
+    picture = np.zeros((80, 80, 3), np.uint8)
+    picture[:, :40] = 255
+    Image.fromarray(picture).save(tmp_path / "half.png")
+    data = ImageDataset([tmp_path / "half.png"] * 64, [0] * 64, SPEC, augment=AUGMENTS[name])
+    views = denormalize(data[range(64)][0], SPEC)
+    turned = (views[:, :, :, :8].mean((1, 2, 3)) < views[:, :, :, -8:].mean((1, 2, 3)) - 0.5).sum()
+    assert (turned == 0) == (name in ("crop", "none"))
+    whole = ((views > 0.9) | (views < 0.1)).float().mean((1, 2, 3)) > 0.8
+    uniform = (views.amax((1, 2, 3)) - views.amin((1, 2, 3)) < 0.1).sum()  # crops of one half alone
+    assert uniform == 0 if name in ("light", "none") else uniform > 0
+    assert whole.all() == (name != "trivial")
+    again = ImageDataset(data.files, data.labels, SPEC, augment=AUGMENTS[name])
+    assert torch.equal(again[[7, 3]][0], data[[7, 3]][0])  # whatever else is in the batch
+    again.set_epoch(1)
+    assert torch.equal(again[range(64)][0], data[range(64)][0]) == (name == "none")
+    assert (again.view_key(1) == data.view_key(0)) == (name == "none")
+
+
+def test_the_articles_augmentation_is_the_default(files):
+    plain, named = (ImageDataset(files[:4], [0] * 4, SPEC, augment=augment) for augment in (True, AUGMENTS["article"]))
+    assert plain.view_key(2) == named.view_key(2) and torch.equal(plain[range(4)][0], named[range(4)][0])
+    assert len({ImageDataset(files[:4], [0] * 4, SPEC, augment=augment).view_key(0) for augment in AUGMENTS.values()}) == len(AUGMENTS)
+
+
+@pytest.fixture
+def arrows(tmp_path) -> Path:
+    "Arrows to the left and to the right, in train and valid."
+    random = np.random.default_rng(3)
+    for number in range(60):
+        image = Image.new("RGB", (80, 64), tuple(random.integers(60, 180, 3).tolist()))
+        x, y, size = (int(value) for value in (*random.integers(28, 50, 2), random.integers(10, 20)))
+        ImageDraw.Draw(image).polygon([(x - size, y), (x + size, y - size), (x + size, y + size)], fill="white")
+        for name, drawn in dict(left=image, right=ImageOps.mirror(image)).items():
+            (place := tmp_path / "arrows" / ("valid" if number % 3 == 0 else "train") / name).mkdir(parents=True, exist_ok=True)
+            drawn.save(place / f"{number}.png")
+    return tmp_path / "arrows"
+
+
+def test_classes_that_mirroring_would_confuse_are_named_before_training(arrows, tmp_path, capsys):
+    run, common = str(tmp_path / "run"), dict(size=32, seeds=1, epochs=1, recipes="bn_eval", device="cpu")
+    told = "left and right are each other's mirror images: "
+    for augment, warned in dict(article=True, light=True, trivial=True, crop=False, none=False).items():
+        transfer_compare(str(arrows), **common, augment=augment, out=f"{run}-{augment}")
+        said = capsys.readouterr()
+        assert (told in said.out + said.err) == warned, augment
+    assert json.loads(Path(f"{run}-crop", "run.json").read_text())["settings"]["augment"] == "crop"
+    transfer_fit(str(arrows), from_run=f"{run}-crop", out=str(tmp_path / "bundle"))
+    assert told not in capsys.readouterr().out and load_bundle(tmp_path / "bundle").settings["augment"] == "crop"
+    transfer_fit(str(arrows), size=32, epochs=1, device="cpu", recipe="bn_eval", out=str(tmp_path / "mirrored"))
+    assert told in capsys.readouterr().out
+    with pytest.raises(SystemExit): transfer_fit(str(arrows), from_run=f"{run}-crop", augment="light", out=str(tmp_path / "other"))
+    assert "augment is light, but" in capsys.readouterr().err
+    with pytest.raises(SystemExit): transfer_compare(str(arrows), **common, augment="heavy", out=f"{run}-heavy")
+    assert "augment is 'heavy': use one of article, crop, light, trivial, none" in capsys.readouterr().err
+
+
+def test_mixed_images_and_labels():
+    images, labels = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 0])
+    assert mixing(TrainSettings(), 3) is None
+    for how in (dict(mixup=0.5), dict(cutmix=1.0), dict(mixup=0.5, cutmix=1.0)):
+        torch.manual_seed(0)
+        mixed, shares = mixing(TrainSettings(**how), 3)(images, labels)
+        own = shares[0, 0].item()  # image 0 is mixed with image 3, of its own class, image 1 with image 0
+        assert shares.shape == (4, 3) and torch.allclose(shares.sum(1), torch.ones(4)) and own == pytest.approx(1)
+        part = shares[1, 1].item()
+        if "cutmix" not in how: torch.testing.assert_close(mixed[1], part * images[1] + (1 - part) * images[0])
+        if "mixup" not in how: assert (mixed[1] == images[1]).float().mean().item() == pytest.approx(part, abs=1e-6)
 
 
 def test_batches(practice, table):

@@ -1,5 +1,6 @@
 """The training loop's edges: precision, seeds, the schedule, and recipes that don't fit their model."""
 
+import copy
 import math
 
 import pytest
@@ -7,7 +8,10 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from transfer_nbs.batches import mixing
+from transfer_nbs.features import FeatureStore
 from transfer_nbs.hardware import choose_precision
+from transfer_nbs.settings import TrainSettings
 from transfer_nbs.training import (Phase, Recipe, all_parameters, body_and_head, evaluate, fit, from_scratch,
                                    random_features, train_epoch)
 from transfer_nbs.training_run import learning_groups
@@ -94,11 +98,29 @@ def test_learning_rate_falls_along_a_cosine_to_zero():
         assert body == pytest.approx(head / 10, abs=1e-9)
 
 
-def test_class_weights_count_in_the_loss():
-    precision = choose_precision(CPU, precision="float32")
-    losses = [train_epoch(model, batches(32), torch.optim.SGD(model.parameters(), lr=0.0), precision=precision, class_weights=weights)[0]
-              for model, weights in ((small_model(), None), (small_model(), torch.ones(2)), (small_model(), torch.tensor([1.0, 9.0])))]
-    assert losses[0] == pytest.approx(losses[1]) and losses[0] != pytest.approx(losses[2])
+def test_class_weights_and_smoothing_count_in_the_loss():
+    def loss(**options):
+        options["precision"] = choose_precision(CPU, precision="float32")
+        return fit(small_model(), batches(32), batches(32), Recipe("still", (Phase((1.0, 1.0)),)), epochs=1, lr=0.0, **options).train_loss[0]
+    plain = loss()
+    assert loss(class_weights=torch.ones(2)) == pytest.approx(plain) != pytest.approx(loss(class_weights=torch.tensor([1.0, 9.0])))
+    images, labels = next(iter(batches(32)))
+    expected = nn.functional.cross_entropy(small_model()(images), labels, label_smoothing=0.2).item()
+    assert loss(label_smoothing=0.2) == pytest.approx(expected, rel=1e-4) != pytest.approx(plain, rel=1e-4)
+
+
+@pytest.mark.parametrize("recipe", [Recipe("all", (Phase((1.0, 1.0)),)), Recipe("head", (Phase((None, 1.0)),))])
+def test_mixing_goes_on_where_it_stopped(recipe):
+    "With a frozen backbone as well, whose features are those of the mixtures."
+    def trained(**options):
+        torch.manual_seed(0)
+        mix, model = mixing(TrainSettings(mixup=1.0, cutmix=1.0), 2), small_model()
+        fit(model, batches(), batches(), recipe, epochs=3, mix=mix, features=FeatureStore(), precision=choose_precision(CPU, precision="float32"), **options)
+        return model.state_dict()
+    states = []
+    whole = trained(after_epoch=lambda state: states.append(copy.deepcopy(state)))
+    again = trained(resume=states[0])
+    assert all(torch.equal(value, again[name]) for name, value in whole.items())
 
 
 def test_an_epoch_counts_what_went_by():

@@ -20,19 +20,18 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
-from scipy.special import bdtrc
 
 from .console import printable, progress_bar, thread_map
 from .duplicates import (HASH_SIZE, TRIMS, AlikeGroups, check_bits, close_pairs, group_alike,
                                      same_colours)
-from .examine import (BLANK, DULL, MEASURED, UNDECODABLE, edge_features, examine,
-                                  mirrored_edges)
+from .examine import BLANK, DULL, MEASURED, UNDECODABLE, examine
 from .files import (check_different, check_free, check_output, check_outside, claim,
                                 content_hash, csv_text, files_below, move_file, remove_unfinished,
                                 write_file, write_output)
 from .folders import (IMAGE_EXTENSIONS, class_folders, classes_of, find_troubles, read_layout,
                                   find_splits)
 from .images import range_of
+from .mirroring import find_mirror_classes
 from .settings import SAME_PICTURE
 
 # %% ../nbs/30_check.ipynb #check-14
@@ -73,7 +72,7 @@ _SCENES = "hold out whole scenes, cameras or forms if new ones are to be recogni
 _FOLDER_WARNINGS = {
     "mirror classes": ("classes that are each other's mirror images, "
                        "while training mirrors half of its views",
-                       "expect the two to be confused: training mirrors images of all classes"),
+                       "give --augment crop to transfer_compare and transfer_fit, which then don't mirror"),
     "ends cut off": ("long images, of which validation and prediction see the middle alone",
                      "where what counts may lie at an end, cut them into pieces or pad them to squares"),
     "copies": ("one image twice in one class and on one side",
@@ -293,97 +292,6 @@ def _find_copies(
     pairs = np.concatenate([near, same, _shared_fates(near, same)])
     return pd.DataFrame(pairs, columns=["first", "second", "severity", "way", "bits"])
 
-# %% ../nbs/30_check.ipynb #content-11
-_FOLDS = 5  # parts of the images, each asked about once
-_EACH = 150  # images of each class that are looked at
-_SWAPPED = 2 / 3  # share of each class that must be taken for the other when mirrored
-_CHANCE = 1e-3  # how likely an alarm by chance may be, in a folder
-_LEFT_OVER = 0.6  # of what tells classes apart, the most that is left of images seen both ways
-
-def _ridge(
-    features: np.ndarray, # (N, F), learned from
-    first: np.ndarray, # (N,) of bool: which images are of the first class
-) -> tuple[np.ndarray, np.ndarray, float]: # weights (F,), middle (F,), border between the classes
-    "Learn to tell two classes apart by ridge regression."
-    middle = features.mean(axis=0)
-    rows = features - middle
-    products = rows @ rows.T
-    strength = max(np.trace(products) / len(rows), 1e-6) * np.eye(len(rows))
-    weights = rows.T @ np.linalg.solve(products + strength, first - first.mean())
-    scores = rows @ weights
-    return weights, middle, (scores[first].mean() + scores[~first].mean()) / 2
-
-def _taken_for_first(
-    features: np.ndarray, # (N, F), learned from
-    mirrored: np.ndarray, # (N, F), of the mirrored images
-    first: np.ndarray, # (N,) of bool: which images are of the first class
-) -> np.ndarray: # (2, N) of bool: images, and mirrored images, that are taken for the first class
-    "What a linear classifier says about images that it hasn't learned from."
-    said = np.empty((2, len(first)), bool)
-    part = np.empty(len(first), int)
-    for of in (first, ~first): part[of] = np.arange(of.sum()) % _FOLDS
-    for fold in range(_FOLDS):
-        asked = part == fold
-        weights, middle, border = _ridge(features[~asked], first[~asked])
-        for row, views in enumerate((features, mirrored)):
-            said[row, asked] = (views[asked] - middle) @ weights > border
-    return said
-
-# %% ../nbs/30_check.ipynb #content-13
-def _close_mirrors(
-    features: list[np.ndarray], # of each class, (n, F)
-    mirrored: list[np.ndarray], # likewise
-) -> list[tuple[int, int]]: # numbers of two classes
-    "Pairs of classes of which one resembles the other's mirror image most, compared with its own."
-    def means(classes): return np.array([rows.mean(axis=0) for rows in classes])
-    plain, turned = means(features), means(mirrored)
-    distances = (plain**2).sum(axis=1)[:, None] + (turned**2).sum(axis=1) - 2 * plain @ turned.T
-    own = distances.diagonal()
-    first, second = np.triu_indices(len(plain), k=1)
-    ratio = distances[first, second] / np.maximum(np.minimum(own[first], own[second]), 1e-9)
-    order = np.argsort(ratio, kind="stable")
-    return [(int(first[row]), int(second[row])) for row in order[:2 * len(plain)]]
-
-def _swap(
-    features: tuple[np.ndarray, np.ndarray], # of two classes, (n, F)
-    mirrored: tuple[np.ndarray, np.ndarray], # likewise
-    trials: int, # how many pairs of classes are asked about
-) -> tuple[float, float] | None: # shares: of images told apart, of mirrored ones that swap
-    "Whether two classes are each other's mirror images; None where they aren't."
-    first = np.repeat([True, False], [len(rows) for rows in features])
-    plain, turned = np.concatenate(features), np.concatenate(mirrored)
-    said, said_mirrored = _taken_for_first(plain, turned, first)
-    both_ways, _ = _taken_for_first((plain + turned) / 2, turned, first)
-    def share(right): return (right[first].mean(), right[~first].mean())
-    right, swapped, alike = (said == first, said_mirrored != first, both_ways == first)
-    by_luck = max(bdtrc(hits.sum() - 1, len(hits), 0.5) for hits in (right, swapped)) * trials
-    if min(*share(right), *share(swapped)) < _SWAPPED or by_luck > _CHANCE: return None
-    if np.mean(share(alike)) - 0.5 > _LEFT_OVER * (right.mean() - 0.5): return None
-    return float(right.mean()), float(swapped.mean())
-
-# %% ../nbs/30_check.ipynb #content-13a
-def _find_mirror_classes(
-    measured: np.ndarray, # (N,) of `MEASURED`: edges and colours
-    classes: np.ndarray, # (N,) of int, number of the class of each
-) -> pd.DataFrame: # numbers first, second; shares told_apart, swapped
-    "Find the pairs of classes that training confuses because it mirrors half of its views."
-    numbers, features, mirrored = [], [], []
-    for number in np.unique(classes):
-        rows = np.flatnonzero(classes == number)
-        rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), _EACH)).astype(int)]
-        if len(rows) < _FOLDS: continue
-        edges, colours = measured["edges"][rows], measured["colours"][rows]
-        numbers.append(int(number))
-        features.append(edge_features(edges, colours))
-        mirrored.append(edge_features(mirrored_edges(edges), colours[:, :, ::-1]))
-    pairs = _close_mirrors(features, mirrored) if len(numbers) > 1 else []
-    found = []
-    for first, second in pairs:
-        plain, turned = ((each[first], each[second]) for each in (features, mirrored))
-        shares = _swap(plain, turned, len(pairs))
-        if shares: found.append((numbers[first], numbers[second], *shares))
-    return pd.DataFrame(found, columns=["first", "second", "told_apart", "swapped"])
-
 # %% ../nbs/30_check.ipynb #check-37
 class _Place(NamedTuple):
     "Where a file lies."
@@ -549,7 +457,7 @@ def _copy_rows(
 # %% ../nbs/30_check.ipynb #content-20
 def _mirror_rows(
     names: list[str], # of the classes, by their numbers
-    pairs: pd.DataFrame, # of `_find_mirror_classes`
+    pairs: pd.DataFrame, # of `find_mirror_classes`
 ) -> list[dict]: # rows of the table
     "What was found about classes that mirroring confuses."
     rows = []
@@ -662,7 +570,7 @@ def _check_pairs(
         images = _Images([folder / place.file for place in places], measured, classes, splits)
         rows += _copy_rows(places, _find_copies(images, alike=alike))
     names = sorted({place.name for place in sound.places})
-    return rows + _mirror_rows(names, _find_mirror_classes(measured, classes))
+    return rows + _mirror_rows(names, find_mirror_classes(measured["edges"], measured["colours"], classes))
 
 def _check_files(
     folder: Path, # that is checked

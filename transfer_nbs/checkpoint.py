@@ -81,8 +81,9 @@ def _check_request(
     new: dict,  # and now
 ) -> None:
     "Raise ValueError that names the first difference."
+    defaults = asdict(TrainSettings())  # earlier versions had fewer settings
     for name, value in new.items():
-        before = old.get(name)
+        before = old.get(name, defaults.get(name))
         if before == value: continue
         told = f"with {name} {_short(before)}, not {_short(value)}"
         if name == "images":

@@ -25,7 +25,7 @@ from typer.main import get_command
 
 from . import __version__
 from .console import user_errors
-from .settings import SAME_PICTURE, TrainSettings
+from .settings import AUGMENTATIONS, SAME_PICTURE, TrainSettings
 
 # %% ../nbs/39_commands.ipynb #commands-11
 app = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
@@ -112,7 +112,12 @@ _HELP = dict(
           "differ in at most this many of 256 bits, up to 64. 0: only identical files stay "
           "together.",
     device="auto, cpu, cuda or mps.",
-    precision="auto (whichever is faster), float32 or bfloat16.")
+    precision="auto (whichever is faster), float32 or bfloat16.",
+    augment=f"How views of training images change: {', '.join(AUGMENTATIONS)}. article crops from 8% of the area "
+            "on and mirrors half of the views; crop doesn't mirror; light crops from 35% on.",
+    mixup="Mix pairs of training images and their labels, by alpha of MixUp, such as 0.2. 0: don't.",
+    cutmix="Likewise with a part of one image in another, by alpha of CutMix, such as 1.",
+    label_smoothing="The part of each label that is shared among all classes, such as 0.1.")
 _FOLDER = ("Folder of images: FOLDER/<class>/..., or FOLDER/train/<class>/... with valid and "
            "perhaps test beside it.")
 
@@ -160,6 +165,10 @@ def transfer_compare(
     lr: Annotated[float, _option("lr")] = _SETTINGS.lr,
     arch: Annotated[str, _option("arch")] = _SETTINGS.arch,
     weights: Annotated[str, _option("weights")] = _SETTINGS.weights,
+    augment: Annotated[str, _option("augment")] = _SETTINGS.augment,
+    mixup: Annotated[float, _option("mixup")] = _SETTINGS.mixup,
+    cutmix: Annotated[float, _option("cutmix")] = _SETTINGS.cutmix,
+    label_smoothing: Annotated[float, _option("label_smoothing")] = _SETTINGS.label_smoothing,
     order: Annotated[str, _option("order")] = _SPLIT["order"],
     valid_fraction: Annotated[float, _option("valid_fraction")] = _SPLIT["valid_fraction"],
     test_fraction: Annotated[float, _option("test_fraction")] = _SPLIT["test_fraction"],
@@ -186,8 +195,8 @@ def transfer_compare(
     if length is not None: given["epochs"] = length
     settings = CompareSettings(
         **given, seeds=seeds, size=own_size(arch, weights) if size is None else size,
-        batch_size=batch_size, lr=lr, arch=arch, weights=weights, device=device,
-        precision=precision)
+        batch_size=batch_size, lr=lr, arch=arch, weights=weights, augment=augment, mixup=mixup,
+        cutmix=cutmix, label_smoothing=label_smoothing, device=device, precision=precision)
     how = dict(valid_fraction=valid_fraction, order=order, test_fraction=test_fraction, alike=alike)
     run_comparison(folder, settings, how, out=out, automatic=length is None, verbose=verbose)
 
@@ -240,6 +249,10 @@ def transfer_fit(
     lr: Annotated[float | None, _taken("lr")] = None,
     arch: Annotated[str | None, _taken("arch")] = None,
     weights: Annotated[str | None, _taken("weights")] = None,
+    augment: Annotated[str | None, _taken("augment")] = None,
+    mixup: Annotated[float | None, _taken("mixup", "0")] = None,
+    cutmix: Annotated[float | None, _taken("cutmix", "0")] = None,
+    label_smoothing: Annotated[float | None, _taken("label_smoothing", "0")] = None,
     seed: Annotated[int, Option(
         help="Seed of the head's weights, of the order of images and of dropout.")] = 0,
     order: Annotated[str | None, _taken("order")] = None,
@@ -267,8 +280,8 @@ def transfer_fit(
     from transfer_nbs.fit_command import FitExtras, fit_folder
     keep_freed_memory()
     if epochs not in (None, "auto"): epochs = _epochs(epochs)
-    given = dict(epochs=epochs, size=size, batch_size=batch_size, lr=lr, arch=arch, weights=weights,
-                 device=device, precision=precision, seed=seed, balance=balance, patience=patience)
+    given = dict(epochs=epochs, size=size, batch_size=batch_size, lr=lr, arch=arch, weights=weights, augment=augment,
+                 mixup=mixup, cutmix=cutmix, label_smoothing=label_smoothing, device=device, precision=precision, seed=seed, balance=balance, patience=patience)
     how = dict(order=order, valid_fraction=valid_fraction, test_fraction=test_fraction, alike=alike)
     fit_folder(folder, recipe, from_run, given=given, how=how, out=out,
                extras=FitExtras(tensorboard, onnx))

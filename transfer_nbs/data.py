@@ -17,7 +17,7 @@ from .batches import ImageDataset, ShuffledBatches, batch_loader, equal_chances
 from .folders import find_splits, list_splits, trainable_layout
 from .settings import SAME_PICTURE
 from .split import check_split_options, split_images
-from .views import ImageSpec, centre_view
+from .views import Augment, ImageSpec, centre_view
 
 # %% ../nbs/02_data.ipynb #cell-24
 def read_folder(
@@ -86,7 +86,7 @@ def make_loaders(
     batch_size: int = 64,  # images at a time in training, 2 or more; in validation 64 at least
     seed: int = 0,  # of order, crops and mirroring
     balanced: bool = False,  # whether to draw with replacement, each class equally often
-    augment: v2.Transform | bool = True,  # True: random crops; or your transform
+    augment: v2.Transform | Augment | bool = True,  # True: random crops; or your transform
 ) -> tuple[DataLoader, DataLoader]:  # train and valid: images (N, 3, size, size) and labels (N,)
     """Make the loaders of both splits: train shuffled and augmented, valid in order and unchanged.
 

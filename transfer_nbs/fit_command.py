@@ -6,7 +6,7 @@
 __all__ = ['DEFAULT_RECIPE', 'choose_settings', 'FitExtras', 'fit_folder']
 
 # %% ../nbs/81_fit_command.ipynb #fit_command-05
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,12 +22,14 @@ from .hardware import choose_device, choose_precision
 from .named_weights import own_size
 from .recipes import RECIPES
 from .review import write_review
+from .settings import TrainSettings
 from .tables import check_compared, read_winner
 from .time_left import duration, expected_work, forward_seconds
 from .your_images import fit_bundle, read_parts
 
 # %% ../nbs/81_fit_command.ipynb #your-36
-_DECIDED = ("size", "batch_size", "lr", "arch", "weights")  # settings that a comparison has decided
+_DECIDED = ("size", "batch_size", "lr", "arch", "weights", "augment", "mixup", "cutmix",
+            "label_smoothing")  # settings that a comparison has decided
 DEFAULT_RECIPE = "full_bn_frozen"  # where nothing has been compared
 
 
@@ -45,7 +47,7 @@ def choose_settings(
         size = own_size(given.get("arch", FitSettings.arch), given.get("weights", FitSettings.weights))
         return FitSettings(DEFAULT_RECIPE if recipe is None else recipe, **{"size": size, **given}), None
     winner, record = read_winner(run)
-    said = record["settings"]
+    said = asdict(TrainSettings()) | record["settings"]  # earlier versions had fewer settings
     for option in _DECIDED:
         if option not in given or given[option] == said[option]: continue
         raise ValueError(

@@ -17,10 +17,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import nn
 
 from .backbone import bn_layers, create_body, feature_count, get_model
+from .batches import equal_weights, mixing
 from .bn_eval import bn_eval, set_bn_policy
 from .bn_trainable import bn_trainable
 from .concat_pooling_head import concat_pooling, deeper_head_recipe
@@ -36,7 +36,7 @@ from .named_weights import image_spec
 from .settings import TrainSettings
 from .training import Recipe, evaluate, fit, from_scratch, random_features
 from .training_run import DivergedError, check_groups, trained_parameters
-from .views import ImageSpec
+from .views import AUGMENTS, ImageSpec
 from .without_bn import norm_trainable
 
 # %% ../nbs/10_recipes.ipynb #cell-7
@@ -135,16 +135,17 @@ def train_recipe(
     if recipe.soup > 1:
         return _train_soup(recipe, settings, table, folder, seed=seed, balance=balance, **options)
     spec, sampled = image_spec(settings, table, folder), balance == "sampling"
-    loaders = make_loaders(table, folder, spec, batch_size=settings.batch_size,
-                           seed=seed, balanced=sampled)
+    loaders = make_loaders(table, folder, spec, batch_size=settings.batch_size, seed=seed,
+                           balanced=sampled, augment=AUGMENTS[settings.augment])
     model = build_model(recipe, settings, num_classes=len(spec.class_names), seed=seed)
     features, evaluations = options.pop("features", None) or FeatureStore(), []
     options |= dict(seed=seed, features=features, evaluations=evaluations)
+    options |= dict(label_smoothing=settings.label_smoothing, mix=mixing(settings, len(spec.class_names)))
     device = choose_device(settings.device)
     options["precision"] = options.get("precision") or choose_precision(device, precision=settings.precision)
     if settings.patience:
         options.setdefault("after_epoch", lambda state: out_of_patience(state["history"], recipe, settings))
-    if balance == "weights": options["class_weights"] = _class_weights(loaders[0].dataset.labels)
+    if balance == "weights": options["class_weights"] = equal_weights(loaders[0].dataset.labels)
     start = time.perf_counter() + features.seconds
 
     def trained(history):
@@ -167,8 +168,3 @@ def _train_soup(recipe: Recipe, settings: TrainSettings, *images, seed: int, **o
     correct = evaluate(model, valid_loader).correct
     history = pd.concat([run.history for run in runs], ignore_index=True)
     return Trained(model, runs[0].spec, history, correct, sum(run.seconds for run in runs))
-
-# %% ../nbs/10_recipes.ipynb #recipes-38
-def _class_weights(labels: torch.Tensor) -> torch.Tensor:  # 1 where all classes are of one size
-    counts = torch.bincount(labels).float()
-    return counts.sum() / (len(counts) * counts)

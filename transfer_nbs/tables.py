@@ -103,11 +103,12 @@ def write_tables(
 # %% ../nbs/71_tables.ipynb #tables-41
 def _can_choose(record: dict) -> bool:
     "Whether settings, data and split of a record are all there, each of the kind that it must be."
-    said, known = dict(patience=0) | record["settings"], asdict(TrainSettings())  # earlier versions had no patience
+    known = asdict(TrainSettings())
+    said = known | record["settings"]  # earlier versions had fewer settings
     recipes, seeds, split = said.get("recipes"), said.get("seeds"), record.get("split") or {}
     named = isinstance(recipes, list) and recipes and all(isinstance(name, str) for name in recipes)
     counted = isinstance(seeds, int) and 0 < seeds <= LARGEST_COUNT
-    kinds = {name: (int, float) if name == "lr" else type(value) for name, value in known.items()}
+    kinds = {name: (int, float) if type(value) is float else type(value) for name, value in known.items()}
     settled = all(isinstance(said.get(name), kind) for name, kind in kinds.items())
     shares = dict(order=str, valid_fraction=(int, float), test_fraction=(int, float), alike=int)
     parted = all(name in shares and isinstance(value, shares[name]) for name, value in split.items())

@@ -33,7 +33,7 @@ def train_epoch(
     *,
     precision: Precision,
     schedule: LRScheduler | None = None,  # of the learning rates, batch by batch; None: they stay
-    class_weights: torch.Tensor | None = None,  # (classes,), what an image of each counts; None: 1
+    criterion: Callable = F.cross_entropy,  # the loss, of logits and labels
     progress: tqdm | None = None,  # a progress bar to move on by each image
 ) -> tuple[float, float]:  # mean loss and accuracy over the epoch
     "Train for an epoch. Loss and accuracy are of the augmented batches, while the model changed."
@@ -42,12 +42,13 @@ def train_epoch(
     for images, labels in loader:
         images, labels = to_device(images, device, precision), labels.to(device)
         with precision.autocast(device): logits = model(images)
-        loss = F.cross_entropy(logits.float(), labels, weight=class_weights)
+        loss = criterion(logits.float(), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         if schedule is not None: schedule.step()
         loss_sum += loss.detach() * len(labels)
+        if labels.dim() > 1: labels = labels.argmax(1)  # of mixed images, the larger part
         correct += (logits.detach().argmax(1) == labels).sum()
         seen += len(labels)
         if progress is not None: progress.update(len(labels))
@@ -147,7 +148,7 @@ def fit(
             while run.goes_on:
                 with run.training_on(train_loader) as (part, batches):
                     train = train_epoch(part, batches, optimizer, precision=run.precision, schedule=schedule,
-                                        class_weights=run.class_weights, progress=run.progress)
+                                        criterion=run.criterion, progress=run.progress)
                 valid = evaluate(*run.evaluating_on(valid_loader), precision=run.precision.exact, progress=run.progress)
                 if run.end_epoch(train, valid): return run.table
     return run.table

@@ -12,11 +12,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, chain
 
 import pandas as pd
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
@@ -134,6 +136,8 @@ class RunOptions:
     progress: tqdm | None = None  # a progress bar to move on by each image; None: show one
     evaluations: list | None = None  # gets the evaluation of each epoch
     class_weights: torch.Tensor | None = None  # (classes,), how much an image counts; None: all alike
+    label_smoothing: float = 0.0  # the part of each label that is shared among all classes
+    mix: Callable | None = None  # mixes the images of a batch, and their labels; None: no mixing
     after_epoch: Callable[[dict], bool] | None = None  # given all needed to go on; whether to stop
     resume: dict | None = None  # what `after_epoch` was given, with the same options; None: begin
 
@@ -169,6 +173,8 @@ class TrainingRun:
         if self.precision.channels_last: model.to(memory_format=torch.channels_last)
         weights, resume = options.class_weights, options.resume
         self.class_weights = None if weights is None else weights.to(self.device)
+        smoothing = dict(label_smoothing=options.label_smoothing)
+        self.criterion = partial(F.cross_entropy, weight=self.class_weights, **smoothing)
         self.history = list(resume["history"]) if resume else []
         self.phase, self.end = 0, 0
         if resume: model.load_state_dict(resume["model"])
@@ -229,6 +235,8 @@ class TrainingRun:
     def training_on(self, loader: DataLoader) -> Iterator[tuple[nn.Module, Iterable]]:
         "What to train in the next epoch, and on which batches; made quick for a `with` block."
         part, batches = self._seen(loader, self.precision)
+        if self.options.mix:  # features of a mixture are no mixture of features
+            part, batches = self.model, (self.options.mix(*batch) for batch in loader)
         start_epoch(loader, len(self.history))
         with frozen_weights_cast(part, self.precision), quick_depthwise(part, self.precision):
             yield part, batches
