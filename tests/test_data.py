@@ -15,14 +15,16 @@ from torchvision.transforms import v2
 from transfer_nbs.batches import ImageDataset, mixing, start_epoch
 from transfer_nbs.bundle import load_bundle
 from transfer_nbs.chart import show_images
+from transfer_nbs.checkpoint import FitSettings
 from transfer_nbs.clothes import Camouflage, practice_folder
 from transfer_nbs.commands import transfer_compare, transfer_fit
 from transfer_nbs.data import make_loaders, read_folder, train_transform, valid_transform
 from transfer_nbs.folders import read_test
 from transfer_nbs.images import open_image
-from transfer_nbs.settings import AUGMENTATIONS, TrainSettings
+from transfer_nbs.settings import AUGMENTATIONS, RESIZES, TrainSettings
 from transfer_nbs.split_folder import split_folder
-from transfer_nbs.views import AUGMENTS, ImageSpec, denormalize
+from transfer_nbs.views import AUGMENTS, ImageSpec, View, denormalize
+from transfer_nbs.your_images import fit_bundle
 
 SPEC = ImageSpec(("camouflage_clothes", "normal_clothes"), size=64)
 
@@ -262,6 +264,49 @@ def test_classes_that_mirroring_would_confuse_are_named_before_training(arrows, 
     assert "augment is light, but" in capsys.readouterr().err
     with pytest.raises(SystemExit): transfer_compare(str(arrows), **common, augment="heavy", out=f"{run}-heavy")
     assert "augment is 'heavy': use one of article, crop, light, trivial, none" in capsys.readouterr().err
+
+
+@pytest.fixture
+def pens(tmp_path) -> Path:
+    "Long images, upright and lying, whose class is the colour of one end."
+    random = np.random.default_rng(5)
+    for number in range(48):
+        for name, colour in dict(blue=(40, 60, 220), red=(220, 40, 40)).items():
+            pixels = random.integers(90, 160, (40, 200, 3), dtype=np.uint8)
+            pixels[:, -24:] = colour
+            if number % 2: pixels = pixels.transpose(1, 0, 2)
+            (place := tmp_path / "pens" / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.ascontiguousarray(pixels)).save(place / f"{number}.png")
+    return tmp_path / "pens"
+
+
+def test_long_images_keep_their_ends(pens, tmp_path):
+    "In training, validation and prediction alike; by their centres the classes can't be told apart."
+    accuracies = {}
+    for resize in RESIZES:
+        settings = FitSettings("lp_ft", size=64, device="cpu", resize=resize, augment="none")
+        bundle = fit_bundle(settings, read_folder(pens, valid_fraction=0.5), pens, out=tmp_path / resize, say=lambda line: None)
+        again = load_bundle(tmp_path / resize)
+        table = read_folder(pens, valid_fraction=0.5).query("split == 'valid'")
+        answers = again.predict([pens / file for file in table["file"]]).idxmax(axis=1)
+        accuracies[resize] = bundle.results["valid"]["accuracy"]
+        right = (answers.to_numpy() == table["class"].to_numpy()).mean()
+        assert again.spec.view == {"crop": None}.get(resize, View(crop=1.0, squash=resize == "squish", pad=resize == "pad"))
+        assert right == pytest.approx(accuracies[resize])
+    assert accuracies["crop"] < 0.75 < 0.95 < min(accuracies["squish"], accuracies["pad"])
+
+
+def test_stored_images_are_squares_where_the_view_makes_them(tmp_path):
+    Image.new("RGB", (400, 100), "red").save(tmp_path / "long.png")
+    for view in (View(crop=1.0, squash=True), View(crop=1.0, pad=True)):
+        spec = ImageSpec(SPEC.class_names, size=64, view=view)
+        train, valid = (ImageDataset([tmp_path / "long.png"], [0], spec, augment=augment) for augment in (True, False))
+        stored, fixed = train.pictures([0])[0], valid.pictures([0])[0]
+        assert stored.shape == (96, 96, 3) and fixed.shape == (64, 64, 3)
+        red = [(image == (255, 0, 0)).all(2).mean() for image in (stored, fixed)]
+        assert red == ([1, 1] if view.squash else pytest.approx([0.25, 0.25], abs=0.02))
+        assert train.view_key(0) != ImageDataset([tmp_path / "long.png"], [0], SPEC, augment=True).view_key(0)
+    with pytest.raises(ValueError, match="view is"): ImageSpec(SPEC.class_names, view=View(squash=True, pad=True))
 
 
 def test_mixed_images_and_labels():

@@ -370,7 +370,7 @@ def test_fit_and_predict(fitted, figures):
     assert "timm/test_vit" in said and "160 px" in said
     facts = json.loads((bundle / "bundle.json").read_text())
     assert facts["architecture"] == "timm/test_vit" and facts["versions"]["timm"] == timm.__version__
-    assert facts["spec"]["size"] == 160 and facts["spec"]["view"] == dict(interpolation="bicubic", crop=0.95, squash=False)
+    assert facts["spec"]["size"] == 160 and facts["spec"]["view"] == dict(interpolation="bicubic", crop=0.95, squash=False, pad=False)
     assert "no map to look at" in (bundle / "review.html").read_text()
     done = run("transfer_predict", bundle, next(figures[0].rglob("*.jpg")))
     assert done.returncode == 0, done.stderr

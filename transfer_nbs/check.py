@@ -74,7 +74,7 @@ _FOLDER_WARNINGS = {
                        "while training mirrors half of its views",
                        "give --augment crop to transfer_compare and transfer_fit, which then don't mirror"),
     "ends cut off": ("long images, of which validation and prediction see the middle alone",
-                     "where what counts may lie at an end, cut them into pieces or pad them to squares"),
+                     "where what counts may lie at an end, give --resize pad or squish to transfer_compare and transfer_fit"),
     "copies": ("one image twice in one class and on one side",
                "remove one, or it counts twice; transfer_split keeps them on one side"),
     "case of names": ("two class folders whose names differ in upper and lower case alone",
@@ -121,7 +121,7 @@ _BECOMES_RGB = "nothing here: it becomes RGB"
 
 _NOTES = {
     "long image": ("less than half of it is seen by validation and prediction",
-                   "nothing, unless what counts lies at an end"),
+                   "nothing, unless what counts lies at an end; then --resize pad or squish"),
     "alike in two classes": ("images that look alike to a hash and differ in places, in two classes",
                              "nothing, if what differs is what tells the classes apart"),
     "alike": ("images of one class that look alike to a hash and differ in places",

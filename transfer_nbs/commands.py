@@ -113,6 +113,8 @@ _HELP = dict(
           "together.",
     device="auto, cpu, cuda or mps.",
     precision="auto (whichever is faster), float32 or bfloat16.",
+    resize="How an image becomes a square: crop (its centre), squish (whatever the proportions), or pad (between "
+           "bars). A long object loses its ends by crop.",
     augment=f"How views of training images change: {', '.join(AUGMENTATIONS)}. article crops from 8% of the area "
             "on and mirrors half of the views; crop doesn't mirror; light crops from 35% on.",
     mixup="Mix pairs of training images and their labels, by alpha of MixUp, such as 0.2. 0: don't.",
@@ -165,6 +167,7 @@ def transfer_compare(
     lr: Annotated[float, _option("lr")] = _SETTINGS.lr,
     arch: Annotated[str, _option("arch")] = _SETTINGS.arch,
     weights: Annotated[str, _option("weights")] = _SETTINGS.weights,
+    resize: Annotated[str, _option("resize")] = _SETTINGS.resize,
     augment: Annotated[str, _option("augment")] = _SETTINGS.augment,
     mixup: Annotated[float, _option("mixup")] = _SETTINGS.mixup,
     cutmix: Annotated[float, _option("cutmix")] = _SETTINGS.cutmix,
@@ -195,8 +198,8 @@ def transfer_compare(
     if length is not None: given["epochs"] = length
     settings = CompareSettings(
         **given, seeds=seeds, size=own_size(arch, weights) if size is None else size,
-        batch_size=batch_size, lr=lr, arch=arch, weights=weights, augment=augment, mixup=mixup,
-        cutmix=cutmix, label_smoothing=label_smoothing, device=device, precision=precision)
+        batch_size=batch_size, lr=lr, arch=arch, weights=weights, resize=resize,
+        augment=augment, mixup=mixup, cutmix=cutmix, label_smoothing=label_smoothing, device=device, precision=precision)
     how = dict(valid_fraction=valid_fraction, order=order, test_fraction=test_fraction, alike=alike)
     run_comparison(folder, settings, how, out=out, automatic=length is None, verbose=verbose)
 
@@ -249,6 +252,7 @@ def transfer_fit(
     lr: Annotated[float | None, _taken("lr")] = None,
     arch: Annotated[str | None, _taken("arch")] = None,
     weights: Annotated[str | None, _taken("weights")] = None,
+    resize: Annotated[str | None, _taken("resize")] = None,
     augment: Annotated[str | None, _taken("augment")] = None,
     mixup: Annotated[float | None, _taken("mixup", "0")] = None,
     cutmix: Annotated[float | None, _taken("cutmix", "0")] = None,
@@ -280,7 +284,7 @@ def transfer_fit(
     from transfer_nbs.fit_command import FitExtras, fit_folder
     keep_freed_memory()
     if epochs not in (None, "auto"): epochs = _epochs(epochs)
-    given = dict(epochs=epochs, size=size, batch_size=batch_size, lr=lr, arch=arch, weights=weights, augment=augment,
+    given = dict(epochs=epochs, size=size, batch_size=batch_size, lr=lr, arch=arch, weights=weights, resize=resize, augment=augment,
                  mixup=mixup, cutmix=cutmix, label_smoothing=label_smoothing, device=device, precision=precision, seed=seed, balance=balance, patience=patience)
     how = dict(order=order, valid_fraction=valid_fraction, test_fraction=test_fraction, alike=alike)
     fit_folder(folder, recipe, from_run, given=given, how=how, out=out,

@@ -15,7 +15,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from .backbone import get_model
-from .batches import decode_images, mirror_warnings
+from .batches import decode_images
 from .files import check_writable, claim
 from .hardware import PeakMemory, choose_device, computing_facts, describe_environment
 from .named_weights import image_spec
@@ -80,9 +80,7 @@ def compare(
     Raises ValueError if the folder holds anything else, was begun on a machine that computes differently, or
     is written to by another program; KeyboardInterrupt, OSError that say how to go on."""
     check_recipes(settings.recipes, settings, num_classes=table["class"].nunique())  # before anything is written
-    spec = image_spec(settings, table, folder)
-    decode_images(table, folder, spec)  # likewise
-    for line in mirror_warnings(settings.augment, table, folder, spec): say(line)
+    for line in decode_images(table, folder, image_spec(settings, table, folder), settings.augment): say(line)
     out, data = Path(out), describe_data(settings, table, folder)
     check_writable(out)
     with claim(out / "run.json"):

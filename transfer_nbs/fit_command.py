@@ -28,8 +28,8 @@ from .time_left import duration, expected_work, forward_seconds
 from .your_images import fit_bundle, read_parts
 
 # %% ../nbs/81_fit_command.ipynb #your-36
-_DECIDED = ("size", "batch_size", "lr", "arch", "weights", "augment", "mixup", "cutmix",
-            "label_smoothing")  # settings that a comparison has decided
+_DECIDED = ("size", "batch_size", "lr", "arch", "weights", "resize", "augment", "mixup",
+            "cutmix", "label_smoothing")  # settings that a comparison has decided
 DEFAULT_RECIPE = "full_bn_frozen"  # where nothing has been compared
 
 

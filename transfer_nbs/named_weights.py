@@ -25,7 +25,7 @@ from .console import listed, printable
 from .images import find_ranges
 from .settings import TrainSettings
 from .timm_networks import build_timm, is_timm, plain_name, timm_images, timm_tensors
-from .views import ImageSpec
+from .views import ImageSpec, View
 from .weight_files import bundle_facts, check_numbers, find_network, read_weights, usual_size
 
 # %% ../nbs/70_named_weights.ipynb #cell-33
@@ -251,4 +251,8 @@ def image_spec(
         files = table["file"][table["split"] != "test"]
         ranges = find_ranges([Path(folder) / file for file in files])
     expected = expected_images(settings.arch, settings.weights)
+    if settings.resize != "crop":  # the whole image, to its edges
+        own = expected.get("view") or View()  # a bundle's is a dictionary
+        shown = dict(crop=1.0, squash=settings.resize == "squish", pad=settings.resize == "pad")
+        expected["view"] = View(**{**(own if isinstance(own, dict) else own._asdict()), **shown})
     return ImageSpec(names, size=settings.size, ranges=ranges, **expected)

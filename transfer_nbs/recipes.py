@@ -45,8 +45,7 @@ TECHNIQUES = (feature_extractor, bn_eval, bn_trainable, discriminative_bn_traina
 BASELINES = (from_scratch, random_features)
 FINE_TUNING = (full, full_bn_frozen, lp_ft, gradual_unfreezing, layer_decay, last_block, first_block, l2_sp,
                model_soup)
-_known = (*TECHNIQUES, *BASELINES, norm_trainable, *FINE_TUNING)
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _known}
+RECIPES = {recipe.name: recipe for recipe in (*TECHNIQUES, *BASELINES, norm_trainable, *FINE_TUNING)}
 _groups = dict(article=TECHNIQUES, baselines=BASELINES, all=RECIPES.values())
 GROUPS = {name: tuple(recipe.name for recipe in recipes) for name, recipes in _groups.items()}
 
@@ -132,8 +131,7 @@ def train_recipe(
     **options,  # other fields of `RunOptions`, such as `features` and `precision`
 ) -> Trained:
     "Train one recipe with one seed. Raises DivergedError, with what came out in its `trained`."
-    if recipe.soup > 1:
-        return _train_soup(recipe, settings, table, folder, seed=seed, balance=balance, **options)
+    if recipe.soup > 1: return _train_soup(recipe, settings, table, folder, seed=seed, balance=balance, **options)
     spec, sampled = image_spec(settings, table, folder), balance == "sampling"
     loaders = make_loaders(table, folder, spec, batch_size=settings.batch_size, seed=seed,
                            balanced=sampled, augment=AUGMENTS[settings.augment])
@@ -141,8 +139,8 @@ def train_recipe(
     features, evaluations = options.pop("features", None) or FeatureStore(), []
     options |= dict(seed=seed, features=features, evaluations=evaluations)
     options |= dict(label_smoothing=settings.label_smoothing, mix=mixing(settings, len(spec.class_names)))
-    device = choose_device(settings.device)
-    options["precision"] = options.get("precision") or choose_precision(device, precision=settings.precision)
+    how = options.get("precision") or choose_precision(choose_device(settings.device), precision=settings.precision)
+    options["precision"] = how
     if settings.patience:
         options.setdefault("after_epoch", lambda state: out_of_patience(state["history"], recipe, settings))
     if balance == "weights": options["class_weights"] = equal_weights(loaders[0].dataset.labels)

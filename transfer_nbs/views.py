@@ -9,6 +9,7 @@ __all__ = ['INTERPOLATIONS', 'STORED', 'AUGMENTS', 'View', 'ImageSpec', 'shorten
 # %% ../nbs/63_views.ipynb #views-05
 import math
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -52,17 +53,18 @@ class View(NamedTuple):
     interpolation: str = "bilinear"  # how an image is scaled: one of `INTERPOLATIONS`
     crop: float = 0.875  # the part of the short side that is seen; torchvision: 224 of 256
     squash: bool = False  # whether both sides are scaled to one length, whatever the proportions
+    pad: bool = False  # whether the long side is scaled to that length, and bars added to the short one
 
 
 def _checked_view(
     view: View | dict,  # or what became of one in JSON
 ) -> View:
     "Raise ValueError where a view can't be taken."
-    if isinstance(view, dict) and set(view) == set(View._fields): view = View(**view)
-    if isinstance(view, View) and type(view.crop) in (int, float) and type(view.squash) is bool:
-        known = view.interpolation in INTERPOLATIONS
+    if isinstance(view, dict) and set(view) | {"pad"} == set(View._fields): view = View(**view)
+    if isinstance(view, View) and type(view.crop) in (int, float) and {type(view.squash), type(view.pad)} == {bool}:
+        known = view.interpolation in INTERPOLATIONS and not (view.squash and view.pad)
         if known and 0.5 <= view.crop <= 1.25: return view  # above 1 the edges are black
-    remedy = f"give interpolation ({' or '.join(INTERPOLATIONS)}), crop (0.5 to 1.25) and squash"
+    remedy = f"give interpolation ({' or '.join(INTERPOLATIONS)}), crop (0.5 to 1.25), squash or pad"
     raise ValueError(f"view is {view}; {remedy}")
 
 # %% ../nbs/63_views.ipynb #views-11
@@ -130,6 +132,22 @@ def shorten(
     return image.crop((0, (height - length) // 2, width, (height + length) // 2))
 
 
+_BARS = (124, 116, 104)  # ImageNet's mean colour, next to nothing once it is normalised
+
+
+def _to_square(
+    image: Image.Image,  # RGB
+    side: int,  # pixels
+    view: View,  # which squashes or pads
+) -> Image.Image:  # RGB, of that size, with all that the image shows
+    shape = [max(1, round(side * length / max(image.size))) for length in image.size] if view.pad else [side, side]
+    scaled = v2.functional.resize(image, shape[::-1], v2.InterpolationMode(view.interpolation))
+    if shape == [side, side]: return scaled
+    square = Image.new("RGB", (side, side), _BARS)
+    square.paste(scaled, ((side - shape[0]) // 2, (side - shape[1]) // 2))
+    return square
+
+
 def centre_view(
     size: int,  # height and width, pixels
     view: View | None = None,  # how to scale and cut; None: 224 of 256, as torchvision does
@@ -137,8 +155,8 @@ def centre_view(
     "Nothing random: the short side scaled to a little more than the size, and the centre cut out."
     side = round(size * 256 / 224) if view is None else int(size / view.crop)  # as timm rounds
     view = view or View()
-    sides = [side, side] if view.squash else side
-    scale = v2.Resize(sides, v2.InterpolationMode(view.interpolation))
+    if view.squash or view.pad: scale = partial(_to_square, side=side, view=view)
+    else: scale = v2.Resize(side, v2.InterpolationMode(view.interpolation))
     return v2.Compose([shorten, scale, v2.CenterCrop(size)])
 
 # %% ../nbs/63_views.ipynb #views-24
@@ -148,12 +166,14 @@ STORED = 1.5  # short side of a stored training image, in multiples of the model
 def scale_down(
     image: Image.Image,  # RGB
     size: int,  # of the model, pixels
+    view: View | None = None,  # of the model; one that squashes or pads makes a square here as well
 ) -> Image.Image:  # RGB, the short side at most 1.5 times the size
     """An image as it is stored for random crops.
 
     Smaller images stay as they are. Of a strip the middle is kept: no crop fits into a strip, so
     that the centre is taken."""
     image = shorten(image)
+    if view and (view.squash or view.pad): return _to_square(image, min(round(STORED * size), max(image.size)), view)
     scale = STORED * size / min(image.size)
     if scale >= 1: return image
     shape = [max(1, round(side * scale)) for side in image.size]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .batches import decode_images, mirror_warnings
+from .batches import decode_images
 from .bundle import Bundle, check_place, checkpoint_path
 from .checkpoint import (FitSettings, FitTask, bundle_best, describe_request, finish_training,
                                      made_before, mix, read_begun, save_trained)
@@ -59,8 +59,7 @@ def fit_bundle(
         if made := made_before(out, task, say): return made  # by another program, just now
         begun = read_begun(task)
         spec = image_spec(settings, table, folder)
-        decode_images(table, folder, spec)  # a broken one would end the run
-        for line in mirror_warnings(settings.augment, table, folder, spec): say(line)
+        for line in decode_images(table, folder, spec, settings.augment): say(line)
         kept = [finish_training(part, there, say) for part, there in begun]
         bundle = bundle_best(task, mix(kept) if len(kept) > 1 else kept[0], chosen_from)
         save_trained(bundle, out)
