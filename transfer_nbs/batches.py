@@ -119,9 +119,9 @@ def _mirror_warnings(
     edges, colours = np.array([*map(edges_of, images)]), np.array([*map(colour_grid, images)])
     found, lines = find_mirror_classes(edges, colours.astype(np.uint8), classes[rows]), []
     for pair in found.itertuples():
-        both = f"{names[pair.first]} and {names[pair.second]}"
-        lines.append(f"{both} are each other's mirror images: {pair.swapped:.0%} of their images, mirrored, are taken for the "
-                     "other class, and training mirrors half of its views; give --augment crop")
+        both = f"{names[pair.first]} and {names[pair.second]} are each other's mirror images"
+        lines.append(f"{both}: {pair.swapped:.0%} of their images, mirrored, are taken for the other "
+                     "class, and training mirrors half of its views; give --augment crop")
     return lines
 
 # %% ../nbs/64_batches.ipynb #layout-21
@@ -130,22 +130,24 @@ def decode_images(
     folder: str | Path,  # what the files are relative to
     spec: ImageSpec,  # size of the model, black and white
     augment: str = "none",  # how views of training images will change: a name of `AUGMENTS`
-) -> list[str]:  # what should be known before training: a line for each pair of classes that mirroring confuses
+) -> list[str]:  # to be known before training: a line for each pair of classes that mirroring confuses
     """Decode all images of a table now, those of a test split too.
 
     They go into the store where there is room, apart from the test split's.
     Raises ValueError that names all that can't be decoded."""
     files, warned = {}, []
+    train_classes = table["class"][table["split"] == "train"].to_numpy(str)
     for split, rows in table.groupby("split"):
         files[split] = [str(Path(folder) / file) for file in rows["file"]]
     def look(file): open_image(file)  # keeps nothing
     with naming_broken(sum(files.values(), []), folder):
         for split, paths in files.items():
             crops = split == "train"
-            store = ImageStore(paths, size=spec.size, crops=crops, ranges=spec.ranges, view=spec.view)
+            how = dict(size=spec.size, ranges=spec.ranges, view=spec.view)
+            store = ImageStore(paths, crops=crops, **how)
             if split == "test" or not store.stored: thread_map(look, paths, "reading images")
-            mirrored = crops and isinstance(AUGMENTS[augment], Augment) and AUGMENTS[augment].mirror
-            if mirrored: warned = _mirror_warnings(store, table["class"][table["split"] == split].to_numpy(str))
+            if crops and AUGMENTS[augment] and AUGMENTS[augment].mirror:
+                warned = _mirror_warnings(store, train_classes)
     return warned
 
 # %% ../nbs/64_batches.ipynb #new-37875355
@@ -331,8 +333,8 @@ def equal_weights(
 def mixing(
     settings: TrainSettings,
     classes: int,  # of the task
-) -> v2.Transform | None:  # of images (N, 3, H, W) and labels (N,) to images and shares of classes (N, classes)
-    "What mixes the images of a batch: MixUp, CutMix, one of the two by chance for each batch, or nothing."
+) -> v2.Transform | None:  # from images and labels (N,) to images and shares of classes (N, classes)
+    "What mixes the images of a batch: MixUp, CutMix, one of both by chance for each batch, or nothing."
     kinds = ((v2.MixUp, settings.mixup), (v2.CutMix, settings.cutmix))
     ways = [kind(alpha=alpha, num_classes=classes) for kind, alpha in kinds if alpha]
     return v2.RandomChoice(ways) if ways else None

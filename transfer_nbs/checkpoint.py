@@ -283,7 +283,8 @@ def ingredients(
     parts = []
     for number, seed in enumerate(soup_seeds(task.settings.seed, soup), start=1):
         path = task.path.with_name(f"{task.path.name}-{number}")
-        own = dict(settings=replace(task.settings, seed=seed), request={**task.request, "seed": seed})
+        request = {**task.request, "seed": seed}
+        own = dict(settings=replace(task.settings, seed=seed), request=request)
         parts.append(task._replace(**own, path=path, run=f"run {number} of {soup}, "))
     return parts
 
@@ -324,7 +325,8 @@ def bundle_best(
 ) -> Bundle:
     "The best epoch of a training run as a bundle, measured on its validation and test images."
     settings, table, folder, request, *_ = task
-    history, computing, recipe = kept["state"]["history"], kept["computing"], RECIPES[settings.recipe]
+    history, computing = kept["state"]["history"], kept["computing"]
+    recipe = RECIPES[settings.recipe]
     model = build_model(recipe, settings, num_classes=table["class"].nunique(), seed=settings.seed)
     model.load_state_dict(kept["best"])
     told = {**settings.to_dict(), "device": computing["device"], "precision": computing["numbers"]}
@@ -364,6 +366,7 @@ def made_before(
     precision = task.settings.precision
     if "auto" not in (precision, made.get("precision")): request["precision"] = precision
     _check_request(out, made, request)
-    for part in ingredients(task): part.path.unlink(missing_ok=True)  # killed just before this was done
+    for part in ingredients(task):  # killed just before this was done
+        part.path.unlink(missing_ok=True)
     say(f"{out} is there already, made by the same command: nothing was trained")
     return bundle

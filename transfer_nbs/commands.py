@@ -88,14 +88,17 @@ def command(
 # %% ../nbs/39_commands.ipynb #commands-21
 RECIPE_NAMES = ("feature_extractor", "bn_eval", "bn_trainable", "discriminative_bn_trainable",
                 "discriminative_bn_frozen", "concat_pooling", "deeper_head",
-                "from_scratch", "random_features", "norm_trainable", "full", "full_bn_frozen", "lp_ft",
-                "gradual_unfreezing", "layer_decay", "last_block", "first_block", "l2_sp", "model_soup")  # those of `RECIPES`, which would load PyTorch
+                "from_scratch", "random_features", "norm_trainable", "full", "full_bn_frozen",
+                "lp_ft",
+                "gradual_unfreezing", "layer_decay", "last_block", "first_block", "l2_sp",
+                "model_soup")  # those of `RECIPES`, which would load PyTorch
 _DEFAULT_RECIPES = "article,baselines"
 _SETTINGS = TrainSettings()
 _OWN_SIZE = f"{_SETTINGS.size} with the bundled weights, a bundle's or timm's own, else 224"
 _SPLIT = dict(order="shuffled", valid_fraction=0.2, test_fraction=0.0, alike=SAME_PICTURE)
 _HELP = dict(
-    epochs="Epochs of each training run; auto: as many as the images need, fewer where the validation loss stops falling.",
+    epochs="Epochs of each training run; auto: as many as the images need, fewer where the "
+           "validation loss stops falling.",
     size="Height and width that the network sees, in pixels.",
     batch_size="Images in a batch.",
     lr="Learning rate of the head at the start of a phase. It falls to 0 along a cosine.",
@@ -113,11 +116,13 @@ _HELP = dict(
           "together.",
     device="auto, cpu, cuda or mps.",
     precision="auto (whichever is faster), float32 or bfloat16.",
-    resize="How an image becomes a square: crop (its centre), squish (whatever the proportions), or pad (between "
-           "bars). A long object loses its ends by crop.",
-    augment=f"How views of training images change: {', '.join(AUGMENTATIONS)}. article crops from 8% of the area "
-            "on and mirrors half of the views; crop doesn't mirror; light crops from 35% on.",
-    mixup="Mix pairs of training images and their labels, by alpha of MixUp, such as 0.2. 0: don't.",
+    resize="How an image becomes a square: crop (its centre), squish (whatever the proportions), "
+           "or pad (between bars). A long object loses its ends by crop.",
+    augment=f"How views of training images change: {', '.join(AUGMENTATIONS)}. article crops from "
+            "8% of the area on and mirrors half of the views; crop doesn't mirror; light crops "
+            "from 35% on.",
+    mixup="Mix pairs of training images and their labels, by alpha of MixUp, such as 0.2. 0: "
+          "don't.",
     cutmix="Likewise with a part of one image in another, by alpha of CutMix, such as 1.",
     label_smoothing="The part of each label that is shared among all classes, such as 0.1.")
 _FOLDER = ("Folder of images: FOLDER/<class>/..., or FOLDER/train/<class>/... with valid and "
@@ -158,10 +163,12 @@ def transfer_compare(
     folder: Annotated[str | None, Argument(
         metavar="FOLDER", help=f"{_FOLDER} Without it: the practice data.")] = None,
     recipes: Annotated[str | None, Option(
-        help=f"Recipes to compare, separated by commas: {', '.join(RECIPE_NAMES)}; or groups of them: article, "
-             "baselines, all.", show_default=f"{_DEFAULT_RECIPES}, and full_bn_frozen,lp_ft with FOLDER")] = None,
+        help=f"Recipes to compare, separated by commas: {', '.join(RECIPE_NAMES)}; or groups of "
+             "them: article, baselines, all.",
+        show_default=f"{_DEFAULT_RECIPES}, and full_bn_frozen,lp_ft with FOLDER")] = None,
     seeds: Annotated[int, Option(help="Training runs of each recipe, each with its own seed.")] = 3,
-    epochs: Annotated[str | None, _option("epochs", show_default=f"auto; without FOLDER {_SETTINGS.epochs}")] = None,
+    epochs: Annotated[str | None, _option(
+        "epochs", show_default=f"auto; without FOLDER {_SETTINGS.epochs}")] = None,
     size: Annotated[int | None, _option("size", show_default=_OWN_SIZE)] = None,
     batch_size: Annotated[int, _option("batch_size")] = _SETTINGS.batch_size,
     lr: Annotated[float, _option("lr")] = _SETTINGS.lr,
@@ -199,7 +206,8 @@ def transfer_compare(
     settings = CompareSettings(
         **given, seeds=seeds, size=own_size(arch, weights) if size is None else size,
         batch_size=batch_size, lr=lr, arch=arch, weights=weights, resize=resize,
-        augment=augment, mixup=mixup, cutmix=cutmix, label_smoothing=label_smoothing, device=device, precision=precision)
+        augment=augment, mixup=mixup, cutmix=cutmix, label_smoothing=label_smoothing,
+        device=device, precision=precision)
     how = dict(valid_fraction=valid_fraction, order=order, test_fraction=test_fraction, alike=alike)
     run_comparison(folder, settings, how, out=out, automatic=length is None, verbose=verbose)
 
@@ -284,8 +292,10 @@ def transfer_fit(
     from transfer_nbs.fit_command import FitExtras, fit_folder
     keep_freed_memory()
     if epochs not in (None, "auto"): epochs = _epochs(epochs)
-    given = dict(epochs=epochs, size=size, batch_size=batch_size, lr=lr, arch=arch, weights=weights, resize=resize, augment=augment,
-                 mixup=mixup, cutmix=cutmix, label_smoothing=label_smoothing, device=device, precision=precision, seed=seed, balance=balance, patience=patience)
+    given = dict(epochs=epochs, size=size, batch_size=batch_size, lr=lr, arch=arch, weights=weights,
+                 resize=resize, augment=augment, mixup=mixup, cutmix=cutmix,
+                 label_smoothing=label_smoothing, device=device, precision=precision, seed=seed,
+                 balance=balance, patience=patience)
     how = dict(order=order, valid_fraction=valid_fraction, test_fraction=test_fraction, alike=alike)
     fit_folder(folder, recipe, from_run, given=given, how=how, out=out,
                extras=FitExtras(tensorboard, onnx))

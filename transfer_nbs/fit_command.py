@@ -44,7 +44,8 @@ def choose_settings(
                          "or name a recipe instead, such as --recipe bn_eval")
     given = {name: value for name, value in given.items() if value is not None}
     if run is None:
-        size = own_size(given.get("arch", FitSettings.arch), given.get("weights", FitSettings.weights))
+        names = {name: given.get(name, getattr(FitSettings, name)) for name in ("arch", "weights")}
+        size = own_size(**names)
         return FitSettings(DEFAULT_RECIPE if recipe is None else recipe, **{"size": size, **given}), None
     winner, record = read_winner(run)
     said = asdict(TrainSettings()) | record["settings"]  # earlier versions had fewer settings
@@ -53,8 +54,8 @@ def choose_settings(
         raise ValueError(
             f"{option} is {given[option]}, but {run} compared with {said[option]}, and another may have won "
             f"with yours: leave --{option.replace('_', '-')} out, or compare anew")
-    taken = {option: said[option] for option in (*_DECIDED, "epochs", "patience", "device", "precision")
-             if option in said}
+    options = (*_DECIDED, "epochs", "patience", "device", "precision")
+    taken = {option: said[option] for option in options if option in said}
     return FitSettings(winner if recipe in (None, "best") else recipe, **taken | given), record
 
 # %% ../nbs/81_fit_command.ipynb #35be375d

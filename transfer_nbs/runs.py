@@ -76,7 +76,8 @@ def _read_results(
     "Read the results of the runs that are there, and say how many they are."
     results = {(seed, name): read_result(out, name, seed) for seed, name in runs}
     there = {run: result for run, result in results.items() if result}
-    if len(there) == len(runs): say(f"all {len(runs)} runs are there already: nothing was left to train")
+    if len(there) == len(runs):
+        say(f"all {len(runs)} runs are there already: nothing was left to train")
     elif there: say(f"{len(there)} of {len(runs)} runs are there already, going on")
     return there
 
@@ -96,8 +97,9 @@ def finite_rows(
     history: pd.DataFrame,  # of `fit`
 ) -> list[dict]:  # None for what is no finite number, which JSON can't hold
     "A history as JSON can hold it, one row for each epoch."
-    def value(number): return None if isinstance(number, float) and not math.isfinite(number) else number
-    return [{name: value(number) for name, number in row.items()} for row in history.to_dict("records")]
+    rows = history.to_dict("records")
+    def value(number): return number if not isinstance(number, float) or math.isfinite(number) else None
+    return [{name: value(number) for name, number in row.items()} for row in rows]
 
 
 def count_trained(

@@ -129,13 +129,15 @@ def read_winner(
         raise ValueError(f"{run}: its run.json is broken; {remedy}")
     results, correct = read_run(run)
     same = record.get("same") or {}
-    missing = ", ".join(name for name in record["settings"]["recipes"] if name not in correct and name not in same)
+    names = record["settings"]["recipes"]
+    missing = ", ".join(name for name in names if name not in correct and name not in same)
     if missing:
         remedy = "give its transfer_compare again"
         raise ValueError(f"{run}: the comparison isn't finished ({missing} to come); {remedy}")
     summary = summarize(results, correct)
     best = summary["recipe"][summary["verdict"] == "best"].tolist()
-    if not best: raise ValueError(f"{run}: every recipe diverged there; compare again with a smaller --lr")
+    if not best:
+        raise ValueError(f"{run}: every recipe diverged there; compare again with a smaller --lr")
     return best[0], record
 
 # %% ../nbs/71_tables.ipynb #your-19

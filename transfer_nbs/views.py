@@ -53,7 +53,7 @@ class View(NamedTuple):
     interpolation: str = "bilinear"  # how an image is scaled: one of `INTERPOLATIONS`
     crop: float = 0.875  # the part of the short side that is seen; torchvision: 224 of 256
     squash: bool = False  # whether both sides are scaled to one length, whatever the proportions
-    pad: bool = False  # whether the long side is scaled to that length, and bars added to the short one
+    pad: bool = False  # whether the long side is, and the short one gets bars
 
 
 def _checked_view(
@@ -61,7 +61,8 @@ def _checked_view(
 ) -> View:
     "Raise ValueError where a view can't be taken."
     if isinstance(view, dict) and set(view) | {"pad"} == set(View._fields): view = View(**view)
-    if isinstance(view, View) and type(view.crop) in (int, float) and {type(view.squash), type(view.pad)} == {bool}:
+    kinds = isinstance(view, View) and [type(value) for value in view[1:]]
+    if kinds in ([int, bool, bool], [float, bool, bool]):
         known = view.interpolation in INTERPOLATIONS and not (view.squash and view.pad)
         if known and 0.5 <= view.crop <= 1.25: return view  # above 1 the edges are black
     remedy = f"give interpolation ({' or '.join(INTERPOLATIONS)}), crop (0.5 to 1.25), squash or pad"
@@ -140,7 +141,8 @@ def _to_square(
     side: int,  # pixels
     view: View,  # which squashes or pads
 ) -> Image.Image:  # RGB, of that size, with all that the image shows
-    shape = [max(1, round(side * length / max(image.size))) for length in image.size] if view.pad else [side, side]
+    scale = side / max(image.size)
+    shape = [max(1, round(scale * length)) if view.pad else side for length in image.size]
     scaled = v2.functional.resize(image, shape[::-1], v2.InterpolationMode(view.interpolation))
     if shape == [side, side]: return scaled
     square = Image.new("RGB", (side, side), _BARS)
@@ -173,7 +175,8 @@ def scale_down(
     Smaller images stay as they are. Of a strip the middle is kept: no crop fits into a strip, so
     that the centre is taken."""
     image = shorten(image)
-    if view and (view.squash or view.pad): return _to_square(image, min(round(STORED * size), max(image.size)), view)
+    side = min(round(STORED * size), max(image.size))
+    if view and (view.squash or view.pad): return _to_square(image, side, view)
     scale = STORED * size / min(image.size)
     if scale >= 1: return image
     shape = [max(1, round(side * scale)) for side in image.size]
@@ -225,7 +228,7 @@ class Augment(NamedTuple):
     "How the view of a training image changes from epoch to epoch."
     smallest: float = 0.08  # part of an image's area that a random crop has at least
     mirror: bool = True  # whether half of the views are mirrored
-    trivial: bool = False  # whether one random change of shape or colour follows (Müller and Hutter 2021)
+    trivial: bool = False  # whether a random change of shape or colour follows (Müller and Hutter 2021)
 
 
 AUGMENTS = dict(article=Augment(), crop=Augment(mirror=False), light=Augment(smallest=0.35),
