@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from transfer_nbs.commands import transfer_compare, transfer_fit
 from transfer_nbs.data import make_loaders, read_folder, train_transform, valid_transform
 from transfer_nbs.folders import read_test
 from transfer_nbs.images import open_image
+from transfer_nbs.named_weights import image_spec
 from transfer_nbs.settings import AUGMENTATIONS, RESIZES, TrainSettings
 from transfer_nbs.split_folder import split_folder
 from transfer_nbs.views import AUGMENTS, ImageSpec, View, denormalize
@@ -294,6 +296,9 @@ def test_long_images_keep_their_ends(pens, tmp_path):
         assert again.spec.view == {"crop": None}.get(resize, View(crop=1.0, squash=resize == "squish", pad=resize == "pad"))
         assert right == pytest.approx(accuracies[resize])
     assert accuracies["crop"] < 0.75 < 0.95 < min(accuracies["squish"], accuracies["pad"])
+    squeezed = FitSettings("lp_ft", size=64, weights=str(tmp_path / "pad"), resize="squish")
+    assert image_spec(squeezed, table).view == View(crop=1.0, squash=True)
+    assert image_spec(replace(squeezed, resize="crop"), table).view == View(crop=1.0, pad=True)  # as the weights saw images
 
 
 def test_stored_images_are_squares_where_the_view_makes_them(tmp_path):

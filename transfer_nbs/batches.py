@@ -114,7 +114,7 @@ def _mirror_warnings(
 ) -> list[str]:  # a line for each pair of classes
     "The classes that training would confuse by mirroring."
     names, classes = np.unique(names, return_inverse=True)
-    rows = np.concatenate(some_of_each(classes))
+    rows = np.concatenate(some_of_each(classes, most=max(10, min(150, 6000 // len(names)))))  # seconds
     images = [Image.fromarray(store([row])[0]) for row in rows]
     edges, colours = np.array([*map(edges_of, images)]), np.array([*map(colour_grid, images)])
     found, lines = find_mirror_classes(edges, colours.astype(np.uint8), classes[rows]), []

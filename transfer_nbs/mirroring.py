@@ -124,10 +124,11 @@ def _swap(
 # %% ../nbs/78_mirroring.ipynb #mirroring-16
 def some_of_each(
     classes: np.ndarray, # (N,) of int, number of the class of each image
+    most: int = _EACH, # images of a class
 ) -> list[np.ndarray]: # for each class, numbers of images
-    "Up to 150 images of each class, spread over all that it has."
-    found = (np.flatnonzero(classes == number) for number in np.unique(classes))
-    return [rows[np.linspace(0, len(rows) - 1, min(len(rows), _EACH)).astype(int)] for rows in found]
+    "Some images of each class, spread over all that it has."
+    found = [np.flatnonzero(classes == number) for number in np.unique(classes)]
+    return [rows[np.linspace(0, len(rows) - 1, min(len(rows), most)).astype(int)] for rows in found]
 
 
 def find_mirror_classes(
