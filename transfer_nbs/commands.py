@@ -25,7 +25,7 @@ from typer.main import get_command
 
 from . import __version__
 from .console import user_errors
-from .settings import AUGMENTATIONS, SAME_PICTURE, TrainSettings
+from .settings import SAME_PICTURE, TrainSettings
 
 # %% ../nbs/39_commands.ipynb #commands-11
 app = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False)
@@ -118,13 +118,15 @@ _HELP = dict(
     precision="auto (whichever is faster), float32 or bfloat16.",
     resize="How an image becomes a square: crop (its centre), squish (whatever the proportions), "
            "or pad (between bars). A long object loses its ends by crop.",
-    augment=f"How views of training images change: {', '.join(AUGMENTATIONS)}. article crops from "
-            "8% of the area on and mirrors half of the views; crop doesn't mirror; light crops "
-            "from 35% on.",
-    mixup="Mix pairs of training images and their labels, by alpha of MixUp, such as 0.2. 0: "
-          "don't.",
-    cutmix="Likewise with a part of one image in another, by alpha of CutMix, such as 1.",
-    label_smoothing="The part of each label that is shared among all classes, such as 0.1.")
+    augment="How views of training images change. article: random crops of 8% to 100% of the area, "
+            "half of them mirrored; crop: the same, never mirrored; light: crops from 35% on, half "
+            "of them mirrored; trivial: as article, and one random change of shape or colour; none: "
+            "the view of validation.",
+    mixup="Blend each training image and its label with another. The number is MixUp's alpha, such "
+          "as 0.2: the larger, the stronger. 0: don't.",
+    cutmix="Put a part of one training image into another, and share the label by area: CutMix's "
+           "alpha, such as 1. 0: don't. With both, one of them is drawn for each batch.",
+    label_smoothing="The part of each label that is shared among all classes, such as 0.1. 0: none.")
 _FOLDER = ("Folder of images: FOLDER/<class>/..., or FOLDER/train/<class>/... with valid and "
            "perhaps test beside it.")
 
