@@ -11,10 +11,20 @@ import pytest
 from transfer_nbs import regimes
 from transfer_nbs.clothes import Patterns
 from transfer_nbs.intervals import compare_pairs
+from transfer_nbs.recipes import RECIPES
 from transfer_nbs.regimes import MAP, REGIMES, SETTINGS, Regime, Setting, plot_gains, plot_map, read_gains, read_map, run_setting
 from transfer_nbs.run_folder import read_run
 
 RESULTS = Path(__file__).resolve().parent.parent / "nbs" / "results" / "regimes"
+
+
+@pytest.fixture(autouse=True)
+def recipes_as_they_were():
+    "A setting adds recipes of its own to the table of all, which other tests read."
+    before = dict(RECIPES)
+    yield
+    RECIPES.clear()
+    RECIPES.update(before)
 
 
 @pytest.fixture
