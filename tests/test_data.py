@@ -264,6 +264,10 @@ def test_classes_that_mirroring_would_confuse_are_named_before_training(arrows, 
     assert told in capsys.readouterr().out
     with pytest.raises(SystemExit): transfer_fit(str(arrows), from_run=f"{run}-crop", augment="light", out=str(tmp_path / "other"))
     assert "augment is light, but" in capsys.readouterr().err
+    for side in ("train", "valid"): (arrows / side / "left").rename(arrows / side / "left\x1b[31m")
+    transfer_compare(str(arrows), **common, out=f"{run}-odd")
+    said = capsys.readouterr()
+    assert "left\\x1b[31m and right are each other's mirror images" in said.out + said.err and "\x1b[31m" not in said.out + said.err
     with pytest.raises(SystemExit): transfer_compare(str(arrows), **common, augment="heavy", out=f"{run}-heavy")
     assert "augment is 'heavy': use one of article, crop, light, trivial, none" in capsys.readouterr().err
 

@@ -33,7 +33,7 @@ from transfer_nbs.training_run import DivergedError
 from transfer_nbs.bundle import checkpoint_path
 from transfer_nbs.checkpoint import FitSettings
 from transfer_nbs.commands import transfer_compare, transfer_fit
-from transfer_nbs.fit_command import DEFAULT_RECIPE
+from transfer_nbs.fit_command import DEFAULT_RECIPE, choose_settings
 from transfer_nbs.tables import read_winner
 from transfer_nbs.your_images import fit_bundle, read_parts
 
@@ -541,6 +541,17 @@ def test_a_record_of_the_wrong_shape_is_broken(part, name, value, figures, compa
     (run / "run.json").write_text(json.dumps(changed(json.loads((run / "run.json").read_text()), part, name, value)))
     assert_refused(capsys, figures, f"{run}: its run.json is broken", "with another --out", recipe="best", from_run=run, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name, added", [("lr", False), ("weights", False), ("augment", True), ("resize", True), ("patience", True)])
+def test_a_record_without_a_setting(name, added, figures, compared, tmp_path, capsys):
+    "One that earlier versions didn't have is taken as it was then; without any other the record is broken."
+    run = Path(shutil.copytree(compared, tmp_path / "run"))
+    record = json.loads((run / "run.json").read_text())
+    del record["settings"][name]
+    (run / "run.json").write_text(json.dumps(record))
+    if added: assert getattr(choose_settings("best", run, {})[0], name) == getattr(FitSettings, name)
+    else: assert_refused(capsys, figures, "its run.json is broken", recipe="best", from_run=run, out=tmp_path / "out")
 
 
 def test_a_learning_rate_of_nan_in_a_record(figures, compared, tmp_path, capsys):

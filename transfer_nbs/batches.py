@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from torchvision.transforms import v2
 
 from .cache import CacheFullError, cached, still_used
-from .console import progress_bar, thread_map
+from .console import printable, progress_bar, thread_map
 from .duplicates import colour_grid
 from .files import file_stamps
 from .folders import naming_broken
@@ -119,7 +119,7 @@ def _mirror_warnings(
     edges, colours = np.array([*map(edges_of, images)]), np.array([*map(colour_grid, images)])
     found, lines = find_mirror_classes(edges, colours.astype(np.uint8), classes[rows]), []
     for pair in found.itertuples():
-        both = f"{names[pair.first]} and {names[pair.second]} are each other's mirror images"
+        both = printable(f"{names[pair.first]} and {names[pair.second]} are each other's mirror images")
         lines.append(f"{both}: {pair.swapped:.0%} of their images, mirrored, are taken for the other "
                      "class, and training mirrors half of its views; give --augment crop")
     return lines

@@ -33,7 +33,7 @@ from .hardware import (Precision, check_computing, choose_device, choose_precisi
                                    computing_facts, recorded_precision)
 from .named_weights import image_spec
 from .recipes import RECIPES, build_model, find_recipe, train_recipe
-from .settings import TrainSettings, check_seed
+from .settings import TrainSettings, check_seed, of_now
 from .training_run import DivergedError
 
 # %% ../nbs/36_checkpoint.ipynb #your-22
@@ -81,9 +81,9 @@ def _check_request(
     new: dict,  # and now
 ) -> None:
     "Raise ValueError that names the first difference."
-    defaults = asdict(TrainSettings())  # earlier versions had fewer settings
+    old = of_now(old)
     for name, value in new.items():
-        before = old.get(name, defaults.get(name))
+        before = old.get(name)
         if before == value: continue
         told = f"with {name} {_short(before)}, not {_short(value)}"
         if name == "images":

@@ -6,7 +6,7 @@
 __all__ = ['DEFAULT_RECIPE', 'choose_settings', 'FitExtras', 'fit_folder']
 
 # %% ../nbs/81_fit_command.ipynb #fit_command-05
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from .hardware import choose_device, choose_precision
 from .named_weights import own_size
 from .recipes import RECIPES
 from .review import write_review
-from .settings import TrainSettings
+from .settings import of_now
 from .tables import check_compared, read_winner
 from .time_left import duration, expected_work, forward_seconds
 from .your_images import fit_bundle, read_parts
@@ -48,7 +48,7 @@ def choose_settings(
         size = own_size(**names)
         return FitSettings(DEFAULT_RECIPE if recipe is None else recipe, **{"size": size, **given}), None
     winner, record = read_winner(run)
-    said = asdict(TrainSettings()) | record["settings"]  # earlier versions had fewer settings
+    said = of_now(record["settings"])
     for option in _DECIDED:
         if option not in given or given[option] == said[option]: continue
         raise ValueError(

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from .files import check_writable, csv_value, write_file
-from .settings import TrainSettings
+from .settings import of_now
 
 # %% ../nbs/67_run_folder.ipynb #run_folder-10
 # Of a comparison, beside run.json and its runs.
@@ -75,11 +75,10 @@ _DIGESTS = dict(split="of other images, or of another split of them",
 
 def _check_same(out: Path, part: str, before: dict, now: dict) -> None:
     "Raise ValueError where settings or data of a comparison are others than they were."
+    if part == "settings": before = of_now(before)
     for name, value in json.loads(json.dumps(now)).items():
         if before.get(name) == value: continue
-        older = (part, name, before.get(name)) == ("data", "images", None)
-        older |= part == "settings" and name not in before and value == getattr(TrainSettings, name, None)
-        if older: continue  # it didn't note the contents, or had no such setting
+        if (part, name, before.get(name)) == ("data", "images", None): continue  # it didn't note the contents
         told = _DIGESTS.get(name) if part == "data" else None
         then, now_asked = (",".join(map(str, v)) if isinstance(v, list) else v for v in (before.get(name), value))
         told = told or f"with {name} {then}, not {now_asked}"

@@ -21,7 +21,7 @@ from .files import content_hash, csv_text, write_file
 from .folders import images_digest, split_hash
 from .intervals import accuracy_interval, compare_with_best
 from .run_folder import class_recall, read_record, read_run, valid_classes
-from .settings import LARGEST_COUNT, TrainSettings
+from .settings import LARGEST_COUNT, TrainSettings, of_now
 from .weight_files import weights_file
 
 # %% ../nbs/71_tables.ipynb #cell-69
@@ -103,8 +103,7 @@ def write_tables(
 # %% ../nbs/71_tables.ipynb #tables-41
 def _can_choose(record: dict) -> bool:
     "Whether settings, data and split of a record are all there, each of the kind that it must be."
-    known = asdict(TrainSettings())
-    said = known | record["settings"]  # earlier versions had fewer settings
+    said, known = of_now(record["settings"]), asdict(TrainSettings())
     recipes, seeds, split = said.get("recipes"), said.get("seeds"), record.get("split") or {}
     named = isinstance(recipes, list) and recipes and all(isinstance(name, str) for name in recipes)
     counted = isinstance(seeds, int) and 0 < seeds <= LARGEST_COUNT
