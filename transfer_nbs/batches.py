@@ -119,9 +119,10 @@ def _mirror_warnings(
     edges, colours = np.array([*map(edges_of, images)]), np.array([*map(colour_grid, images)])
     found, lines = find_mirror_classes(edges, colours.astype(np.uint8), classes[rows]), []
     for pair in found.itertuples():
-        both = printable(f"{names[pair.first]} and {names[pair.second]} are each other's mirror images")
-        lines.append(f"{both}: {pair.swapped:.0%} of their images, mirrored, are taken for the other "
-                     "class, and training mirrors half of its views; give --augment crop")
+        both = printable(f"{names[pair.first]} and {names[pair.second]}")
+        lines.append(f"{both} are each other's mirror images: {pair.swapped:.0%} of their images, "
+                     "mirrored, are taken for the other class, and training mirrors half of its views; "
+                     "give --augment crop")
     return lines
 
 # %% ../nbs/64_batches.ipynb #layout-21

@@ -62,7 +62,7 @@ class TrainSettings:
             raise ValueError(f"{name} is {value}: it must be {LARGEST_COUNT} or less")
 
 
-_ADDED = ("patience", "resize", "augment", "mixup", "cutmix", "label_smoothing")  # since the first version
+_ADDED = ("patience", "resize", "augment", "mixup", "cutmix", "label_smoothing")  # later
 
 
 def of_now(
