@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 from unittest.mock import patch
@@ -37,7 +38,7 @@ from transfer_nbs.fit_command import DEFAULT_RECIPE, choose_settings
 from transfer_nbs.tables import read_winner
 from transfer_nbs.your_images import fit_bundle, read_parts
 
-KILLS = int(os.environ.get("TRANSFER_KILLS", "3").replace("all", "20"))  # random moments at which a training is killed
+KILLS = int(os.environ.get("TRANSFER_KILLS", "1").replace("all", "20"))  # random moments at which a training is killed
 SEED = int(os.environ.get("TRANSFER_SEED", random.SystemRandom().randrange(10**6)))  # of these moments
 SMALL = ["--recipe", "deeper_head", "--epochs", "4", "--size", "32", "--device", "cpu", "--test_fraction", "0.2"]
 ASKED = dict(recipe="deeper_head", epochs=4, size=32, device="cpu", test_fraction=0.2)  # the same, as options of the function
@@ -121,17 +122,27 @@ def test_killed_at_random_moments(figures, left_alone, tmp_path):
         assert not checkpoint_path(out).exists()
 
 
+@pytest.fixture(scope="session")
+def undisturbed(figures, table, tmp_path_factory):
+    "Settings of a recipe, and the bundle of a training that nobody stopped, made once for all epochs."
+    @cache
+    def make(recipe):
+        settings, out = FitSettings(recipe, epochs=3, size=32, device="cpu", balance="sampling"), tmp_path_factory.mktemp("fits") / recipe
+        fit_bundle(settings, table, figures, out=out, say=lambda line: None)
+        return settings, out
+    return make
+
+
 @pytest.mark.parametrize("recipe, epoch", [*product(("feature_extractor", "discriminative_bn_trainable"), (1, 2, 3)),
                                            ("lp_ft", 1), ("l2_sp", 2), ("gradual_unfreezing", 2)])
-def test_goes_on_after_each_epoch(recipe, epoch, figures, table, tmp_path):
+def test_goes_on_after_each_epoch(recipe, epoch, figures, table, undisturbed, tmp_path):
     "In the middle of a phase and between two, with BN statistics that move and those that don't, and with all that an optimizer keeps."
-    settings = FitSettings(recipe, epochs=3, size=32, device="cpu", balance="sampling")
+    settings, alone = undisturbed(recipe)
     def stop(line):
         if line.startswith(f"epoch  {epoch}"): raise KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt): fit_bundle(settings, table, figures, out=tmp_path / "stopped", say=stop)
     fit_bundle(settings, table, figures, out=tmp_path / "stopped", say=lambda line: None)
-    fit_bundle(settings, table, figures, out=tmp_path / "alone", say=lambda line: None)
-    assert_same_weights(tmp_path / "stopped", tmp_path / "alone")
+    assert_same_weights(tmp_path / "stopped", alone)
 
 
 def test_a_soup_goes_on_in_any_of_its_runs(figures, table, tmp_path):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ImageStore', 'Stored', 'decode_images', 'ImageDataset', 'ShuffledBatches', 'equal_chances', 'equal_weights', 'mixing',
-           'start_epoch', 'batch_loader']
+           'used_rows', 'start_epoch', 'batch_loader']
 
 # %% ../nbs/64_batches.ipynb #batches-05
 import warnings
@@ -300,16 +300,19 @@ class ShuffledBatches(Sampler):
         *,
         seed: int,  # 0 or more
         chances: np.ndarray | None = None,  # (count,), to draw with replacement; None: each once
+        rows: np.ndarray | None = None,  # (count,), which images of a larger set; None: the first
     ):
         self.count, self.batch_size, self.chances = count, batch_size, chances
+        self.rows = np.arange(count) if rows is None else rows
         self.seed, self.epoch = seed, 0
 
     def __len__(self): return max(1, (self.count + self.batch_size - 2) // self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
         dice = np.random.default_rng([self.seed, self.epoch, self.count])
-        if self.chances is None: order = dice.permutation(self.count).tolist()
-        else: order = dice.choice(self.count, self.count, p=self.chances).tolist()
+        if self.chances is None: order = dice.permutation(self.count)
+        else: order = dice.choice(self.count, self.count, p=self.chances)
+        order = self.rows[order].tolist()
         for number in range(len(self)):
             start = number * self.batch_size
             yield order[start:start + self.batch_size]
@@ -339,6 +342,14 @@ def mixing(
     kinds = ((v2.MixUp, settings.mixup), (v2.CutMix, settings.cutmix))
     ways = [kind(alpha=alpha, num_classes=classes) for kind, alpha in kinds if alpha]
     return v2.RandomChoice(ways) if ways else None
+
+
+def used_rows(
+    loader: DataLoader,  # of `make_loaders`
+) -> np.ndarray:  # (N,) of int
+    "Which images of its dataset a loader gives."
+    shuffled = isinstance(loader.sampler, ShuffledBatches)
+    return loader.sampler.rows if shuffled else np.arange(len(loader.dataset))
 
 
 def start_epoch(

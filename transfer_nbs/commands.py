@@ -187,6 +187,9 @@ def transfer_compare(
     alike: Annotated[int, _option("alike")] = _SPLIT["alike"],
     device: Annotated[str, _option("device")] = _SETTINGS.device,
     precision: Annotated[str, _option("precision")] = _SETTINGS.precision,
+    fractions: Annotated[str | None, Option(
+        help="Compare on parts of the training images too, such as 0.1,0.25,0.5,1, to see what more "
+             "images would bring. Each seed draws its own part.", show_default="1")] = None,
     out: Annotated[str, Option(help="Folder for the results.")] = "runs/compare",
     verbose: Annotated[bool, Option(
         "--verbose", help="Say how the numbers are computed, and why.")] = False,
@@ -197,10 +200,12 @@ def transfer_compare(
     stopped goes on where it was."""
     from transfer_nbs.compare import CompareSettings
     from transfer_nbs.compare_command import run_comparison
+    from transfer_nbs.fractions import parse_fractions
     from transfer_nbs.hardware import keep_freed_memory
     from transfer_nbs.named_weights import own_size
     from transfer_nbs.recipes import recipe_names
     keep_freed_memory()
+    parts = () if fractions is None else parse_fractions(fractions)
     if recipes is None: recipes = _DEFAULT_RECIPES + ",full_bn_frozen,lp_ft" * (folder is not None)
     given = dict(recipes=recipe_names(recipes))
     length = _epochs(epochs, default="auto" if folder else _SETTINGS.epochs)
@@ -211,7 +216,8 @@ def transfer_compare(
         augment=augment, mixup=mixup, cutmix=cutmix, label_smoothing=label_smoothing,
         device=device, precision=precision)
     how = dict(valid_fraction=valid_fraction, order=order, test_fraction=test_fraction, alike=alike)
-    run_comparison(folder, settings, how, out=out, automatic=length is None, verbose=verbose)
+    run_comparison(folder, settings, how, out=out, automatic=length is None, fractions=parts,
+                   verbose=verbose)
 
 # %% ../nbs/39_commands.ipynb #commands-33
 @command

@@ -22,7 +22,7 @@ from .named_weights import image_spec
 from .recipes import GROUPS, RECIPES, check_recipes, find_recipe, train_recipe
 from .run_folder import open_run
 from .runs import (begun_precision, count_trained, describe_data, equal_recipes, finite_rows,
-                               make_missing)
+                               make_missing, nested_part)
 from .settings import TrainSettings
 from .training import Recipe
 from .training_run import DivergedError
@@ -33,12 +33,15 @@ class CompareSettings(TrainSettings):
     "All that decides the numbers of a comparison, apart from the images themselves."
     recipes: tuple[str, ...] = (*GROUPS["article"], *GROUPS["baselines"])  # names of recipes
     seeds: int = 3  # how many: 0, 1, ...
+    fraction: float = 1.0  # of the training images of each class; each seed draws its own
 
     def __post_init__(self):
         for name in self.recipes: find_recipe(name)
         if not self.recipes or len(set(self.recipes)) < len(self.recipes):
             raise ValueError(f"recipes are {','.join(self.recipes)!r}: name one or more, each once")
         self.check_positive("seeds")
+        if not 0 < self.fraction <= 1:
+            raise ValueError(f"fraction is {self.fraction}: it must be above 0, and 1 or less")
         super().__post_init__()
 
 # %% ../nbs/11_compare.ipynb #compare-run
@@ -57,7 +60,7 @@ def run_recipe(
         try: trained = train_recipe(recipe, settings, table, folder, seed=seed, **options)
         except DivergedError as error: trained, diverged = error.trained, {"diverged": str(error)}
     correct, seconds = trained.correct, trained.seconds
-    images = len(trained.history) * len(table)
+    images = len(trained.history) * sum(table["split"] != "spare")
     row = dict(recipe=recipe.name, seed=seed, valid_accuracy=float(correct.mean()),
                valid_correct=int(correct.sum()), valid_total=len(correct),
                trained_parameters=count_trained(trained.model, recipe), seconds=round(seconds, 2),
@@ -92,7 +95,8 @@ def compare(
         record = dict(settings=asdict(settings), data=data, split=how or {}, computing=computing,
                       environment=environment, transfer_nbs=version("transfer_nbs"))
         open_run(out, record | dict(same=same) if same else record)
-        def make(name, **options):
-            return run_recipe(recipes[name], settings, table, folder, precision=precision, **options)
+        def make(name, *, seed, **options):
+            part = nested_part(table, settings.fraction, seed)
+            return run_recipe(recipes[name], settings, part, folder, seed=seed, precision=precision, **options)
         make_missing(out, settings, table, recipes=recipes, computing=computing, make=make, say=say)
     return out

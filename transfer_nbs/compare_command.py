@@ -8,12 +8,14 @@ __all__ = ['run_comparison']
 # %% ../nbs/80_compare_command.ipynb #compare_command-05
 import textwrap
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import pandas as pd
 from torch import nn
+from tqdm import tqdm
 
 from .backbone import create_body, feature_count, linear_head
 from .chart import conclusion, format_table
@@ -22,10 +24,12 @@ from .compare import CompareSettings, compare
 from .data import read_folder
 from .epochs import automatic_epochs, describe_epochs, still_improving
 from .files import check_outside, check_writable
+from .fractions import (check_parts, curve_conclusion, format_curves, fraction_folder, last_step,
+                                    write_curves)
 from .hardware import Precision, choose_device, describe_choices
 from .recipes import RECIPES
 from .run_folder import read_result, read_run, valid_classes
-from .runs import begun_precision, equal_recipes
+from .runs import begun_precision, equal_recipes, split_sizes
 from .settings import TrainSettings
 from .steps import tokens_to_map
 from .tables import format_classes, write_tables
@@ -69,20 +73,25 @@ def _describe_body(body: nn.Module) -> str:
     return "; ".join(notes)
 
 # %% ../nbs/80_compare_command.ipynb #compare_command-30c
-def _describe_work(settings: CompareSettings, table: pd.DataFrame, body: nn.Module, precision: Precision) -> str:
-    "How many runs of how many epochs, and about how long they take."
+def _expect(settings: CompareSettings, table: pd.DataFrame, body: nn.Module) -> tuple[int, float]:
+    "How many training runs, and how many forward passes they amount to."
     model = nn.Sequential(OrderedDict(body=body, head=linear_head(1, 1)))
     recipes = {name: RECIPES[name] for name in settings.recipes}
     same = equal_recipes(recipes, model)
     runs = list(product(range(settings.seeds), [name for name in recipes if name not in same]))
-    counts = table["split"].value_counts()
-    images = dict(train=counts["train"], valid=counts["valid"])
+    images = split_sizes(settings, table)
     work = sum(expected_work(recipes[name], settings.epochs, stored=seed > 0, **images) for seed, name in runs)
-    body = body.to(choose_device(settings.device))
-    seconds = work * forward_seconds(body, settings.size, precision=precision)
-    count = sum(recipes[name].soup for _, name in runs)
-    said = f"{count} training runs, each" if count > 1 else "1 training run"
-    return f"{said} of {describe_epochs(settings)}: {duration(seconds)}"
+    return sum(recipes[name].soup for _, name in runs), work
+
+
+def _describe_work(parts: list[CompareSettings], table: pd.DataFrame, body: nn.Module, precision: Precision) -> str:
+    "How many runs of how many epochs, and about how long they take."
+    counts, works = zip(*(_expect(settings, table, body) for settings in parts))
+    body = body.to(choose_device(parts[0].device))
+    seconds = sum(works) * forward_seconds(body, parts[0].size, precision=precision)
+    said = f"{sum(counts)} training runs, each" if sum(counts) > 1 else "1 training run"
+    epochs = list(dict.fromkeys(map(describe_epochs, parts)))
+    return f"{said} of {' or '.join(epochs)}: {duration(seconds)}"
 
 # %% ../nbs/80_compare_command.ipynb #compare-72b
 def _still_learns(out: str | Path, name: str, seeds: int) -> bool:
@@ -112,6 +121,34 @@ def _describe_summary(out: str | Path, summary: pd.DataFrame, settings: CompareS
     return "\n".join(lines)
 
 
+def _run_fractions(
+    parts: list[CompareSettings],  # one for each fraction
+    table: pd.DataFrame,  # file, class, split
+    folder: str | Path,  # what the files are relative to
+    *,
+    out: Path,  # folder of all parts
+    how: dict,  # how the table was split, for the record
+) -> pd.DataFrame:  # of `read_curves`
+    "Compare on each part of the images, and print what more of them bring."
+    check_parts(out, parts, table)
+    warned = set()
+    def say(line):  # the same warning again for each part
+        if line not in warned: tqdm.write(line)
+        if "mirror" in line: warned.add(line)
+    for part in parts:
+        say(f"{part.fraction:g} of the images to train on: {split_sizes(part, table)['train']}, {describe_epochs(part)}")
+        compare(part, table, folder, out=fraction_folder(out, part.fraction), how=how, say=say)
+        write_tables(fraction_folder(out, part.fraction))
+    curves = write_curves(out)
+    said = (curve_conclusion(curves), last_step(out))
+    seeds, images = parts[0].seeds, sum(table["split"] == "valid")
+    print("", format_curves(curves), "*: highest, or no significant difference from it; "
+          f"{seeds} seed{'s' * (seeds > 1)}, {images} images to check with", "", sep="\n")
+    for line in filter(None, said): print(textwrap.fill(line, 100, subsequent_indent="  ", break_on_hyphens=False))
+    print(f"fractions.csv, fractions.png and a folder for each part are in {out}")
+    return curves
+
+
 def run_comparison(
     folder: str | Path | None,  # folder of images; None: the practice data
     settings: CompareSettings,
@@ -119,8 +156,9 @@ def run_comparison(
     *,
     out: str | Path,  # folder for the results
     automatic: bool = False,  # as many epochs as the images need, instead of the settings'
+    fractions: Sequence[float] = (),  # of the training images, each compared for itself; none: all images alone
     verbose: bool = False,  # say how the numbers are computed, and why
-) -> pd.DataFrame:  # the summary
+) -> pd.DataFrame:  # the summary, or with fractions what `read_curves` gives
     "Compare recipes on a folder of images, and print what is done and what came out."
     device = choose_device(settings.device)
     body = create_body(settings.arch, weights=settings.weights, size=settings.size)
@@ -128,17 +166,21 @@ def run_comparison(
     if folder is not None: check_outside(out, folder)
     folder, table = _read_images(folder, how, out)
     print(_describe_images(folder, table, bool(how["test_fraction"])))
+    parts = [replace(settings, fraction=fraction) for fraction in fractions] or [settings]
     if automatic:
-        chosen = automatic_epochs(sum(table["split"] == "train"), settings.batch_size)
-        settings = replace(settings, **chosen)
-    computed = begun_precision(out, settings).reason
-    print(f"{settings.arch}, weights {settings.weights}, {settings.size} px; {computed}")
+        counts = [split_sizes(part, table)["train"] for part in parts]
+        chosen = [automatic_epochs(count, settings.batch_size) for count in counts]
+        parts = [replace(part, **epochs) for part, epochs in zip(parts, chosen)]
+    first = fraction_folder(out, parts[0].fraction) if fractions else Path(out)
+    precision = begun_precision(first, settings)
+    print(f"{settings.arch}, weights {settings.weights}, {settings.size} px; {precision.reason}")
     if verbose: print("\n".join(f"- {line}" for line in describe_choices(device, precision=settings.precision)))
     if note := _describe_body(body): print(f"{settings.arch}: {note}")
-    if not (Path(out) / "run.json").exists():
-        print(_describe_work(settings, table, body, begun_precision(out, settings)))
-    compare(settings, table[table["split"] != "test"], folder, out=out, how=how)
+    if not (first / "run.json").exists(): print(_describe_work(parts, table, body, precision))
+    table = table[table["split"] != "test"]
+    if fractions: return _run_fractions(parts, table, folder, out=Path(out), how=how)
+    compare(*parts, table, folder, out=out, how=how)
     summary = write_tables(out)
-    print(_describe_summary(out, summary, settings))
+    print(_describe_summary(out, summary, *parts))
     print(f"results.csv, summary.csv, run.json and compare.png are in {out}")
     return summary

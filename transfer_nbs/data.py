@@ -8,6 +8,7 @@ __all__ = ['read_folder', 'train_transform', 'valid_transform', 'make_loaders']
 # %% ../nbs/02_data.ipynb #cell-3
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
@@ -69,10 +70,10 @@ def valid_transform(
     return v2.Compose([centre_view(spec.size, spec.view), *_to_tensor(spec)])
 
 # %% ../nbs/02_data.ipynb #data-dataset
-def _dataset(table, split, folder, spec, augment, seed) -> ImageDataset:
-    "The images of a split, with the numbers of their classes."
-    rows = table[table["split"] == split]
-    if rows.empty: raise ValueError(f"no image of the table has split {split!r}; both sides need some")
+def _dataset(rows, split, folder, spec, augment, seed) -> ImageDataset:
+    "The images of some rows, with the numbers of their classes."
+    if split not in set(rows["split"]):
+        raise ValueError(f"no image of the table has split {split!r}; both sides need some")
     labels = [spec.class_names.index(name) for name in rows["class"]]
     files = [Path(folder) / file for file in rows["file"]]
     return ImageDataset(files, labels, spec, augment=augment, seed=seed)
@@ -90,6 +91,7 @@ def make_loaders(
 ) -> tuple[DataLoader, DataLoader]:  # train and valid: images (N, 3, size, size) and labels (N,)
     """Make the loaders of both splits: train shuffled and augmented, valid in order and unchanged.
 
+    Training images of the split "spare" are in the dataset and in no batch.
     Raises ValueError for a batch size below 2, classes the spec doesn't know, an empty split, and an
     `augment` that is no transform."""
     if batch_size < 2:
@@ -97,9 +99,11 @@ def make_loaders(
     unknown = sorted(set(table["class"]) - set(spec.class_names))
     if unknown:
         raise ValueError(f"the spec names {list(spec.class_names)} but not {unknown}; make it of all classes")
-    train = _dataset(table, "train", folder, spec, augment, seed)
-    valid = _dataset(table, "valid", folder, spec, False, seed)
-    chances = equal_chances(train.labels.numpy()) if balanced else None
-    shuffled = ShuffledBatches(len(train), batch_size, seed=seed, chances=chances)
+    rows, judged = table[table["split"].isin(["train", "spare"])], table[table["split"] == "valid"]
+    train = _dataset(rows, "train", folder, spec, augment, seed)
+    valid = _dataset(judged, "valid", folder, spec, False, seed)
+    used = np.flatnonzero(rows["split"] == "train")
+    chances = equal_chances(train.labels[used].numpy()) if balanced else None
+    shuffled = ShuffledBatches(len(used), batch_size, seed=seed, chances=chances, rows=used)
     in_order = BatchSampler(SequentialSampler(valid), max(batch_size, 64), drop_last=False)
     return batch_loader(train, shuffled), batch_loader(valid, in_order)

@@ -22,7 +22,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.data import DataLoader
 from torchvision.ops import StochasticDepth
 
-from .batches import ImageDataset, batch_loader, start_epoch
+from .batches import ImageDataset, batch_loader, start_epoch, used_rows
 from .cache import CacheFullError, cached, still_used
 from .fusion import inference_copy
 from .hardware import Precision, choose_precision, to_device
@@ -143,7 +143,8 @@ class FrozenBody:
         key, size = f"{self.key} {dataset.view_key(epoch)}", partial(self._megabytes, dataset)
         try: features = cached("features", key, write, megabytes=size, read=read)
         except CacheFullError: return self.batches(loader, epoch)
-        if not written: self.store.seconds += features.facts["seconds"]
+        share, seconds = len(used_rows(loader)) / len(dataset), features.facts["seconds"]
+        self.store.seconds += (share - 1 if written else share) * seconds  # of the images that are used
         return features
 
 # %% ../nbs/57_features.ipynb #ex05-37

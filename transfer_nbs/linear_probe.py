@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from .batches import ImageDataset, batch_loader
+from .batches import ImageDataset, batch_loader, used_rows
 from .features import feature_batches
 from .fusion import eval_mode
 
@@ -43,13 +43,13 @@ def fit_probe(
     class_weights: torch.Tensor | None = None,  # (classes,)
 ) -> None:
     "Give the head the weights of a linear probe on the features of the images, uncropped."
-    data = loader.dataset
+    data, rows = loader.dataset, torch.from_numpy(used_rows(loader))
     plain = ImageDataset(data.files, data.labels, data.spec, augment=False)
-    every = batch_loader(plain, [part.tolist() for part in torch.arange(len(plain)).split(64)])
+    every = batch_loader(plain, [part.tolist() for part in rows.split(64)])
     with torch.no_grad(), eval_mode(model.body):
         maps = (x.float().cpu() for x, _ in feature_batches(model.body, every))
         batches = [model.head.flatten(model.head.pool(x)).double() for x in maps]  # on the CPU: some devices have no float64
-    features, labels = torch.cat(batches), data.labels.cpu()
+    features, labels = torch.cat(batches), data.labels[rows].cpu()
     mean, std = features.mean(0), features.std(0) + 1e-6
     features, held = (features - mean) / std, torch.arange(len(labels)) % 5 == 0
     if class_weights is not None: class_weights = class_weights.cpu().double()

@@ -20,7 +20,7 @@ import pandas as pd
 from torch import nn
 
 from .backbone import bn_layers, create_body, feature_count, get_model
-from .batches import equal_weights, mixing
+from .batches import equal_weights, mixing, used_rows
 from .bn_eval import bn_eval, set_bn_policy
 from .bn_trainable import bn_trainable
 from .concat_pooling_head import concat_pooling, deeper_head_recipe
@@ -143,7 +143,8 @@ def train_recipe(
     options["precision"] = how
     if settings.patience:
         options.setdefault("after_epoch", lambda state: out_of_patience(state["history"], recipe, settings))
-    if balance == "weights": options["class_weights"] = equal_weights(loaders[0].dataset.labels)
+    if balance == "weights":
+        options["class_weights"] = equal_weights(loaders[0].dataset.labels[used_rows(loaders[0])])
     start = time.perf_counter() + features.seconds
 
     def trained(history):

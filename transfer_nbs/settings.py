@@ -62,14 +62,15 @@ class TrainSettings:
             raise ValueError(f"{name} is {value}: it must be {LARGEST_COUNT} or less")
 
 
-_ADDED = ("patience", "resize", "augment", "mixup", "cutmix", "label_smoothing")  # later
+_BEFORE = dict(patience=0, resize="crop", augment="article", mixup=0.0, cutmix=0.0, label_smoothing=0.0,
+               fraction=1.0)  # what was done before there were these settings
 
 
 def of_now(
     settings: dict,  # names and values, as some version kept them
 ) -> dict:
     "The same, and for each setting that there wasn't then the value that does as was done then."
-    return {name: getattr(TrainSettings, name) for name in _ADDED} | settings
+    return _BEFORE | settings
 
 
 def check_seed(seed: int) -> None:

@@ -120,12 +120,17 @@ def read_winner(
     "The recipe with the highest mean in a comparison. Raises ValueError if none is, or some are missing."
     run = Path(run)
     if not (run / "run.json").is_file():
-        raise ValueError(f"{run}: no comparison there; give the --out of a transfer_compare")
+        whole = run / "1"  # where parts of the images were compared too
+        remedy = f"{whole}" if (whole / "run.json").is_file() else "the --out of a transfer_compare"
+        raise ValueError(f"{run}: no comparison there; give {remedy}")
     try: record = read_record(run)
     except ValueError: record = None
     if record is None or not _can_choose(record):
         remedy = "run transfer_compare again with another --out"
         raise ValueError(f"{run}: its run.json is broken; {remedy}")
+    if of_now(record["settings"])["fraction"] < 1:
+        raise ValueError(f"{run}: it compared on a part of the images, and with all of them another recipe may win; "
+                         "give the comparison on all")
     results, correct = read_run(run)
     same = record.get("same") or {}
     names = record["settings"]["recipes"]

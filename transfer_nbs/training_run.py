@@ -24,7 +24,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from .batches import start_epoch
+from .batches import start_epoch, used_rows
 from .console import progress_bar
 from .features import FeatureStore
 from .fusion import frozen_weights_cast, quick_depthwise
@@ -186,7 +186,7 @@ class TrainingRun:
     def begin(self, epochs: int, *loaders: DataLoader) -> Iterator[None]:
         "Show the progress of a run, and let all that is random in it follow from its seed."
         progress, resume = self.options.progress, self.options.resume
-        images = sum(len(loader.dataset) for loader in loaders)
+        images = sum(len(used_rows(loader)) for loader in loaders)
         own = dict(total=epochs * images, initial=len(self.history) * images, unit="image")
         shown = progress_bar(**own) if progress is None else nullcontext(progress)
         gpus = [self.device] if self.device.type == "cuda" else []
