@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ImageStore', 'Stored', 'decode_images', 'ImageDataset', 'ShuffledBatches', 'equal_chances', 'equal_weights', 'mixing',
-           'used_rows', 'start_epoch', 'batch_loader']
+           'used_rows', 'used_labels', 'start_epoch', 'batch_loader']
 
 # %% ../nbs/64_batches.ipynb #batches-05
 import warnings
@@ -350,6 +350,13 @@ def used_rows(
     "Which images of its dataset a loader gives."
     shuffled = isinstance(loader.sampler, ShuffledBatches)
     return loader.sampler.rows if shuffled else np.arange(len(loader.dataset))
+
+
+def used_labels(
+    loader: DataLoader,  # of `make_loaders`
+) -> torch.Tensor:  # (N,) of int
+    "The labels of these images."
+    return loader.dataset.labels[torch.from_numpy(used_rows(loader))]
 
 
 def start_epoch(

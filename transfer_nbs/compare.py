@@ -40,8 +40,7 @@ class CompareSettings(TrainSettings):
         if not self.recipes or len(set(self.recipes)) < len(self.recipes):
             raise ValueError(f"recipes are {','.join(self.recipes)!r}: name one or more, each once")
         self.check_positive("seeds")
-        if not 0 < self.fraction <= 1:
-            raise ValueError(f"fraction is {self.fraction}: it must be above 0, and 1 or less")
+        if not 0 < self.fraction <= 1: raise ValueError(f"fraction is {self.fraction}: give more than 0, up to 1")
         super().__post_init__()
 
 # %% ../nbs/11_compare.ipynb #compare-run

@@ -80,11 +80,17 @@ def _expect(settings: CompareSettings, table: pd.DataFrame, body: nn.Module) -> 
     same = equal_recipes(recipes, model)
     runs = list(product(range(settings.seeds), [name for name in recipes if name not in same]))
     images = split_sizes(settings, table)
-    work = sum(expected_work(recipes[name], settings.epochs, stored=seed > 0, **images) for seed, name in runs)
+    options = images | dict(epochs=settings.epochs)
+    work = sum(expected_work(recipes[name], stored=seed > 0, **options) for seed, name in runs)
     return sum(recipes[name].soup for _, name in runs), work
 
 
-def _describe_work(parts: list[CompareSettings], table: pd.DataFrame, body: nn.Module, precision: Precision) -> str:
+def _describe_work(
+    parts: list[CompareSettings],  # one for each fraction
+    table: pd.DataFrame,  # file, class, split
+    body: nn.Module,
+    precision: Precision,
+) -> str:
     "How many runs of how many epochs, and about how long they take."
     counts, works = zip(*(_expect(settings, table, body) for settings in parts))
     body = body.to(choose_device(parts[0].device))
@@ -101,19 +107,23 @@ def _still_learns(out: str | Path, name: str, seeds: int) -> bool:
     return len(whole) == seeds and all(map(still_improving, whole))
 
 
+def _folded(said: str) -> str:
+    "A sentence in lines of at most 100 characters."
+    return textwrap.fill(said, 100, subsequent_indent="  ", break_on_hyphens=False)
+
+
 def _describe_summary(out: str | Path, summary: pd.DataFrame, settings: CompareSettings) -> str:
     "What came out, in words and as a table."
     classes, answers, seeds = valid_classes(out), read_run(out)[1], settings.seeds
     images = len(next(iter(answers.values()))[0])
     said = f"{conclusion(summary)} ({seeds} seed{'s' * (seeds > 1)}, {images} images)"
-    lines = ["", format_table(summary), "", textwrap.fill(said, 100, subsequent_indent="  ", break_on_hyphens=False),
-             format_classes(summary, answers, classes)]
+    lines = ["", format_table(summary), "", _folded(said), format_classes(summary, answers, classes)]
     single = [name for name in settings.recipes if RECIPES[name].soup == 1]
     improving = [name for name in single if _still_learns(out, name, seeds)]
     if improving:
         more = f"try more epochs, such as --epochs {2 * settings.epochs} with another --out"
         said = f"still learning in the last epoch: {', '.join(improving)}; {more}"
-        lines.append(textwrap.fill(said, 100, subsequent_indent="  ", break_on_hyphens=False))
+        lines.append(_folded(said))
     lost = ", ".join(summary.recipe[summary.verdict == "diverged"])
     if lost:
         smaller = min(settings.lr / 10, TrainSettings.lr)
@@ -136,7 +146,8 @@ def _run_fractions(
         if line not in warned: tqdm.write(line)
         if "mirror" in line: warned.add(line)
     for part in parts:
-        say(f"{part.fraction:g} of the images to train on: {split_sizes(part, table)['train']}, {describe_epochs(part)}")
+        count = split_sizes(part, table)["train"]
+        say(f"{part.fraction:g} of the images to train on: {count}, {describe_epochs(part)}")
         compare(part, table, folder, out=fraction_folder(out, part.fraction), how=how, say=say)
         write_tables(fraction_folder(out, part.fraction))
     curves = write_curves(out)
@@ -144,7 +155,7 @@ def _run_fractions(
     seeds, images = parts[0].seeds, sum(table["split"] == "valid")
     print("", format_curves(curves), "*: highest, or no significant difference from it; "
           f"{seeds} seed{'s' * (seeds > 1)}, {images} images to check with", "", sep="\n")
-    for line in filter(None, said): print(textwrap.fill(line, 100, subsequent_indent="  ", break_on_hyphens=False))
+    for line in filter(None, said): print(_folded(line))
     print(f"fractions.csv, fractions.png and a folder for each part are in {out}")
     return curves
 
@@ -156,7 +167,7 @@ def run_comparison(
     *,
     out: str | Path,  # folder for the results
     automatic: bool = False,  # as many epochs as the images need, instead of the settings'
-    fractions: Sequence[float] = (),  # of the training images, each compared for itself; none: all images alone
+    fractions: Sequence[float] = (),  # of the training images, each compared for itself; none: all
     verbose: bool = False,  # say how the numbers are computed, and why
 ) -> pd.DataFrame:  # the summary, or with fractions what `read_curves` gives
     "Compare recipes on a folder of images, and print what is done and what came out."

@@ -72,8 +72,7 @@ def valid_transform(
 # %% ../nbs/02_data.ipynb #data-dataset
 def _dataset(rows, split, folder, spec, augment, seed) -> ImageDataset:
     "The images of some rows, with the numbers of their classes."
-    if split not in set(rows["split"]):
-        raise ValueError(f"no image of the table has split {split!r}; both sides need some")
+    if rows.empty: raise ValueError(f"no image of the table has split {split!r}; both sides need some")
     labels = [spec.class_names.index(name) for name in rows["class"]]
     files = [Path(folder) / file for file in rows["file"]]
     return ImageDataset(files, labels, spec, augment=augment, seed=seed)
@@ -96,12 +95,11 @@ def make_loaders(
     `augment` that is no transform."""
     if batch_size < 2:
         raise ValueError(f"batch_size is {batch_size}; a BN layer can't train on single images, so give 2 or more")
-    unknown = sorted(set(table["class"]) - set(spec.class_names))
-    if unknown:
+    if unknown := sorted(set(table["class"]) - set(spec.class_names)):
         raise ValueError(f"the spec names {list(spec.class_names)} but not {unknown}; make it of all classes")
-    rows, judged = table[table["split"].isin(["train", "spare"])], table[table["split"] == "valid"]
+    rows = table[table["split"].isin(["train", "spare"])]
     train = _dataset(rows, "train", folder, spec, augment, seed)
-    valid = _dataset(judged, "valid", folder, spec, False, seed)
+    valid = _dataset(table[table["split"] == "valid"], "valid", folder, spec, False, seed)
     used = np.flatnonzero(rows["split"] == "train")
     chances = equal_chances(train.labels[used].numpy()) if balanced else None
     shuffled = ShuffledBatches(len(used), batch_size, seed=seed, chances=chances, rows=used)

@@ -40,7 +40,8 @@ def parse_fractions(
         try: fraction = float(text)
         except ValueError: fraction = 0.0
         if not 0 < fraction <= 1:
-            raise ValueError(f"fractions has {text.strip()!r}: give parts above 0 and up to 1, such as 0.1,0.5,1")
+            remedy = "give parts above 0 and up to 1, such as 0.1,0.5,1"
+            raise ValueError(f"fractions has {text.strip()!r}: {remedy}")
         fractions.append(fraction)
     if len(set(map("{:g}".format, fractions))) < len(fractions):
         raise ValueError(f"fractions is {given!r}: name each part once")
@@ -56,10 +57,11 @@ def fraction_folder(
 
 
 def _parts(out: Path) -> list[tuple[float, Path, dict]]:
-    "Fraction, folder and record of each part, from the smallest on. Raises ValueError where a record is broken."
-    folders = [file.parent for file in sorted(out.glob("*/run.json"))]
-    records = [(folder, read_record(folder)) for folder in folders]
-    return sorted((of_now(record["settings"])["fraction"], folder, record) for folder, record in records)
+    "Fraction, folder and record of each part, the smallest first. Raises ValueError where one is broken."
+    folders = [file.parent for file in out.glob("*/run.json")]
+    parts = [(folder, read_record(folder)) for folder in folders]
+    parts = [(of_now(record["settings"])["fraction"], folder, record) for folder, record in parts]
+    return sorted(parts, key=lambda part: part[0])
 
 
 _FILES = ("fractions.csv", "fractions.png")
@@ -71,17 +73,18 @@ def check_parts(
     parts: Sequence[CompareSettings],
     table: pd.DataFrame,  # file, class, split
 ) -> None:
-    """Raise ValueError where a folder holds anything but parts of these settings, or where two parts have
-    equally many images."""
+    """Raise ValueError where a folder holds anything but parts of these settings.
+
+    Likewise where two parts are equally many images."""
     out, now = Path(out), json.loads(json.dumps(asdict(parts[0])))  # as a record has it
     for one, other in pairwise(parts):
         count = split_sizes(one, table)["train"]
         if count == split_sizes(other, table)["train"]:
-            raise ValueError(f"the fractions {one.fraction:g} and {other.fraction:g} are both {count} images: "
-                             "leave one of them out")
+            both = f"the fractions {one.fraction:g} and {other.fraction:g} are both {count} images"
+            raise ValueError(f"{both}: leave one of them out")
     there = _parts(out)
     known = {*_FILES, *(folder.name for _, folder, _ in there)}
-    known |= {fraction_folder(out, part.fraction).name for part in parts}  # one that was killed before its record
+    known |= {fraction_folder(out, part.fraction).name for part in parts}  # perhaps without a record
     strange = sorted(path.name for path in out.glob("[!.]*") if path.name not in known)
     if strange: raise ValueError(f"{out} holds other files ({strange[0]}): choose another --out")
     for _, folder, record in there:
@@ -95,11 +98,11 @@ def check_parts(
 # %% ../nbs/84_fractions.ipynb #fractions-10
 def read_curves(
     out: str | Path,  # folder of all parts
-) -> pd.DataFrame:  # fraction, images, per_class, epochs, recipe, runs, mean, low, high, ..., verdict
+) -> pd.DataFrame:  # fraction, images, per_class, epochs, and the columns of `summarize`
     """What was measured on each part: a row for each part and recipe, as in a comparison's summary.
 
-    `images` is how many were trained on, `per_class` how many of each class on average. Raises FileNotFoundError
-    where there is no part, ValueError where one is broken."""
+    `images` is how many were trained on, `per_class` how many of each class on average.
+    Raises FileNotFoundError where there is no part, ValueError where one is broken."""
     tables = []
     for fraction, folder, record in _parts(Path(out)):
         results, correct = read_run(folder)
@@ -115,7 +118,7 @@ def read_curves(
 
 
 # %% ../nbs/84_fractions.ipynb #fractions-13
-def _number(per_class: float) -> str: return f"{per_class:.0f}" if per_class >= 10 else f"{per_class:g}"
+def _number(per_class: float) -> str: return f"{per_class:.{0 if per_class >= 10 else 1}f}".removesuffix(".0")
 
 
 def curve_conclusion(
@@ -133,19 +136,20 @@ def curve_conclusion(
 def format_curves(
     curves: pd.DataFrame,  # of `read_curves`
 ) -> str:
-    "The accuracies as a text table: a row for each recipe, a column for each number of images of each class."
+    "The accuracies as a text table: a row for each recipe, a column for each number of images."
     def cell(row):
         if row.verdict == "diverged": return "diverged "
-        level = "*" if row.verdict.startswith(("best", "no significant")) else " "
+        level = "*" if row.verdict.startswith(("best", "no significant", "same")) else " "
         return f"{row.mean:.3f} ± {(row.high - row.low) / 2:.3f}{level}"
     names = list(dict.fromkeys(curves.recipe))
     columns = [["images of each class", *names]]
     for _, part in curves.groupby("images"):
         cells = {row.recipe: cell(row) for row in part.itertuples()}
-        columns.append([f"{_number(part.per_class.iloc[0])} ", *(cells.get(name, "") for name in names)])
-    widths = [max(map(len, column)) for column in columns]
-    rows = zip(*columns)
-    return "\n".join("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows)
+        head = f"{_number(part.per_class.iloc[0])} "
+        columns.append([head, *(cells.get(name, "") for name in names)])
+    first, *others = ([text.rjust(max(map(len, column))) for text in column] for column in columns)
+    first = [text.strip().ljust(len(text)) for text in first]
+    return "\n".join("  ".join(row).rstrip() for row in zip(first, *others))
 
 
 def last_step(
@@ -159,9 +163,10 @@ def last_step(
     *_, fewer, more = curves[curves.recipe == name].itertuples()
     answers = [read_run(fraction_folder(out, part.fraction))[1][name] for part in (more, fewer)]
     pair = compare_pairs(dict(zip(("more", "fewer"), answers))).iloc[0]
-    found = "more images would probably help" if pair.low > 0 else "whether more would help, these runs can't tell"
-    return (f"From {_number(fewer.per_class)} to {_number(more.per_class)} images of each class {name} gained "
-            f"{100 * pair.difference:+.1f} points ({100 * pair.low:+.1f} to {100 * pair.high:+.1f}): {found}")
+    step = f"From {_number(fewer.per_class)} to {_number(more.per_class)} images of each class"
+    gain = f"{100 * pair.difference:+.1f} points ({100 * pair.low:+.1f} to {100 * pair.high:+.1f})"
+    unknown = "whether more would help, these runs can't tell"
+    return f"{step} {name} gained {gain}: {'more images would probably help' if pair.low > 0 else unknown}"
 
 
 # %% ../nbs/84_fractions.ipynb #fractions-16
@@ -172,16 +177,18 @@ def plot_curves(
 ) -> Axes:
     "Accuracy against images of each class, a line for each recipe with its 95% interval."
     if ax is None: _, ax = plt.subplots(figsize=(7.5, 4), dpi=100, layout="constrained")
-    ends, gap = [], 4.5  # points of accuracy between two names
-    for colour, (name, line) in enumerate(curves[curves.verdict != "diverged"].groupby("recipe", sort=False)):
-        ax.fill_between(line.per_class, 100 * line.low, 100 * line.high, color=f"C{colour}", alpha=0.15, linewidth=0)
-        ax.plot(line.per_class, 100 * line["mean"], "o-", color=f"C{colour}", markersize=4, linewidth=1.8)
-        ends.append((100 * line["mean"].iloc[-1], name, f"C{colour}", line.per_class.iloc[-1]))
-    place = -1e9
-    for height, name, colour, right in sorted(ends):
+    ends, sound = [], curves[curves.verdict != "diverged"]
+    for number, (name, line) in enumerate(sound.groupby("recipe", sort=False)):
+        counts, percent = line.per_class, 100 * line[["mean", "low", "high"]]
+        ax.fill_between(counts, percent.low, percent.high, color=f"C{number}", alpha=0.15, linewidth=0)
+        ax.plot(counts, percent["mean"], "o-", color=f"C{number}", markersize=4, linewidth=1.8)
+        ends.append((percent["mean"].iloc[-1], name, f"C{number}"))
+    low, high = ax.get_ylim()
+    right, place, gap = curves.per_class.max(), low, (high - low) / 16  # between two names
+    for height, name, colour in sorted(ends):
         place = max(height, place + gap)
-        ax.annotate(name, (right, place), (8, 0), textcoords="offset points", va="center", fontsize=9, color=colour,
-                    annotation_clip=False)
+        ax.annotate(name, (right, place), (8, 0), textcoords="offset points", va="center",
+                    fontsize=9, color=colour, annotation_clip=False)
     counts = sorted(set(curves.per_class))
     ax.set_xscale("log")
     ax.set_xticks(counts, list(map(_number, counts)))
@@ -197,7 +204,8 @@ def write_curves(
     "Make fractions.csv and fractions.png of all parts in a folder."
     curves, picture = read_curves(out), io.BytesIO()
     ax = plot_curves(curves)
-    ax.set_title(textwrap.fill(curve_conclusion(curves), 70), loc="left", fontsize=11, fontweight="bold")
+    title = textwrap.fill(curve_conclusion(curves), 70)
+    ax.set_title(title, loc="left", fontsize=11, fontweight="bold")
     ax.figure.savefig(picture, dpi=150, format="png")
     plt.close(ax.figure)  # or a notebook would show it too
     write_file(Path(out) / _FILES[0], csv_text(curves))

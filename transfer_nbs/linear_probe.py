@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from .batches import ImageDataset, batch_loader, used_rows
+from .batches import ImageDataset, batch_loader, used_labels, used_rows
 from .features import feature_batches
 from .fusion import eval_mode
 
@@ -49,7 +49,7 @@ def fit_probe(
     with torch.no_grad(), eval_mode(model.body):
         maps = (x.float().cpu() for x, _ in feature_batches(model.body, every))
         batches = [model.head.flatten(model.head.pool(x)).double() for x in maps]  # on the CPU: some devices have no float64
-    features, labels = torch.cat(batches), data.labels[rows].cpu()
+    features, labels = torch.cat(batches), used_labels(loader).cpu()
     mean, std = features.mean(0), features.std(0) + 1e-6
     features, held = (features - mean) / std, torch.arange(len(labels)) % 5 == 0
     if class_weights is not None: class_weights = class_weights.cpu().double()

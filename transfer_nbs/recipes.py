@@ -20,7 +20,7 @@ import pandas as pd
 from torch import nn
 
 from .backbone import bn_layers, create_body, feature_count, get_model
-from .batches import equal_weights, mixing, used_rows
+from .batches import equal_weights, mixing, used_labels, used_rows
 from .bn_eval import bn_eval, set_bn_policy
 from .bn_trainable import bn_trainable
 from .concat_pooling_head import concat_pooling, deeper_head_recipe
@@ -139,17 +139,16 @@ def train_recipe(
     features, evaluations = options.pop("features", None) or FeatureStore(), []
     options |= dict(seed=seed, features=features, evaluations=evaluations)
     options |= dict(label_smoothing=settings.label_smoothing, mix=mixing(settings, len(spec.class_names)))
-    how = options.get("precision") or choose_precision(choose_device(settings.device), precision=settings.precision)
-    options["precision"] = how
+    device = choose_device(settings.device)
+    options["precision"] = options.get("precision") or choose_precision(device, precision=settings.precision)
     if settings.patience:
         options.setdefault("after_epoch", lambda state: out_of_patience(state["history"], recipe, settings))
-    if balance == "weights":
-        options["class_weights"] = equal_weights(loaders[0].dataset.labels[used_rows(loaders[0])])
+    if balance == "weights": options["class_weights"] = equal_weights(used_labels(loaders[0]))
     start = time.perf_counter() + features.seconds
 
     def trained(history):
-        seconds = time.perf_counter() + features.seconds - start
-        return Trained(model, spec, history, evaluations[-1].correct, seconds)
+        took = time.perf_counter() + features.seconds - start
+        return Trained(model, spec, history, evaluations[-1].correct, took)
     try: history = fit(model, *loaders, recipe, epochs=settings.epochs, lr=settings.lr, **options)
     except DivergedError as error:
         error.trained = trained(pd.DataFrame(error.history))

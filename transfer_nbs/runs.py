@@ -39,8 +39,9 @@ def describe_data(
 ) -> dict:
     "What a comparison is made on, for its record."
     count = table.groupby("split").size()
-    data = dict(classes=sorted(set(table["class"])), train=int(count["train"]), valid=int(count["valid"]),
-                split=split_hash(table), images=images_digest(table, folder))
+    data = dict(classes=sorted(set(table["class"])))
+    data |= dict(train=int(count["train"]), valid=int(count["valid"]))
+    data |= dict(split=split_hash(table), images=images_digest(table, folder))
     if file := weights_file(settings.weights): data["weights"] = content_hash(file)
     return data
 
@@ -189,7 +190,8 @@ def _make_runs(
     "Make runs, and keep each as soon as it is finished. Raises KeyboardInterrupt, OSError that say how to go on."
     total, features = done + len(runs), FeatureStore()
     gc.freeze()  # what was imported stays; looking through it again for each run would take a fifth of a second
-    with progress_bar(total=sum(images[name] for _, name in runs), unit="image", bar_format=_BAR) as progress:
+    every = sum(images[name] for _, name in runs)
+    with progress_bar(total=every, unit="image", bar_format=_BAR) as progress:
         try:
             for index, (seed, name) in enumerate(runs, start=1):
                 progress.set_description(f"{name}, seed {seed}")
@@ -222,7 +224,8 @@ def make_missing(
 
     Raises ValueError if they would be computed differently; KeyboardInterrupt, OSError that say how to go on."""
     same = read_record(out).get("same") or {}  # none where the comparison began without
-    for name, first in same.items(): say(f"{name}: the same training as {first} on this network, so it is run once")
+    for name, first in same.items():
+        say(f"{name}: the same training as {first} on this network, so it is run once")
     runs = list(product(range(settings.seeds), [name for name in recipes if name not in same]))
     for file in (*TABLES, *(_result_file(*run) for run in runs)): remove_unfinished(out / file)
     write_file(out / "split.csv", csv_text(table))

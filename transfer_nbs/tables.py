@@ -129,8 +129,8 @@ def read_winner(
         remedy = "run transfer_compare again with another --out"
         raise ValueError(f"{run}: its run.json is broken; {remedy}")
     if of_now(record["settings"])["fraction"] < 1:
-        raise ValueError(f"{run}: it compared on a part of the images, and with all of them another recipe may win; "
-                         "give the comparison on all")
+        reason = "it compared on a part of the images, and with all of them another recipe may win"
+        raise ValueError(f"{run}: {reason}; give the comparison on all")
     results, correct = read_run(run)
     same = record.get("same") or {}
     names = record["settings"]["recipes"]
