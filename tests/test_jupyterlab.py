@@ -9,10 +9,12 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import nbformat
 import pytest
+from nbformat.reader import NotJSONError
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = [ROOT / "nbs" / f"{name}.ipynb" for name in ("23_exercises", "59_chart")]  # an exercise, figures; a progress bar is below; test_project.py runs all pages
@@ -52,6 +54,7 @@ def open_notebook(browser, address, name):
     page = browser.new_context(viewport=dict(width=1200, height=900)).new_page()
     page.goto(f"{address}/lab/workspaces/{name}/tree/{name}.ipynb?token=secret&reset")
     page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=120_000)
+    page.locator(".jp-KernelName", has_not_text="No Kernel").first.wait_for(timeout=120_000)
     return page
 
 
@@ -74,16 +77,22 @@ def save(page, path, settled=True):
         if wait % 25 == 0: choose(page, "File", "Save Notebook")  # again where something was drawn meanwhile
         page.wait_for_timeout(200)
         if path.stat().st_mtime_ns == before: continue
-        if not settled or not page.locator(".lm-DockPanel-tabBar .lm-mod-current.jp-mod-dirty").count(): return code_cells(path)
+        if settled and page.locator(".lm-DockPanel-tabBar .lm-mod-current.jp-mod-dirty").count(): continue
+        with suppress(NotJSONError): return code_cells(path)  # JupyterLab writes into the file, which is half there for a moment
     pytest.fail(f"{path.name} was not saved")
 
 
 def begin(page):
-    "Run all cells; what is chosen before the page has connected to its kernel goes nowhere, so until one has begun."
+    """Run all cells; what is chosen before the page has connected to its kernel goes nowhere, so until one has begun.
+
+    On a slow machine JupyterLab may ask which kernel that should be; it proposes the notebook's own."""
     begun = page.locator(".jp-InputPrompt", has_text=re.compile(r"\[(\*|\d+)\]"))
+    asks = page.locator(".jp-Dialog", has_text="Select Kernel")
     for wait in range(120):
         if begun.count(): return
-        if wait % 10 == 0: choose(page, "Run", "Run All Cells")
+        if asks.count(): asks.locator(".jp-mod-accept").click()
+        elif dialog := page.locator(".jp-Dialog").all(): pytest.fail(dialog[0].inner_text())
+        elif wait % 10 == 0: choose(page, "Run", "Run All Cells")
         page.wait_for_timeout(500)
     pytest.fail("no cell began to run in a minute")
 

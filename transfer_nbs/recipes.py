@@ -20,7 +20,7 @@ import pandas as pd
 from torch import nn
 
 from .backbone import bn_layers, create_body, feature_count, get_model
-from .batches import equal_weights, mixing, used_labels, used_rows
+from .batches import equal_weights, mixing, used_labels
 from .bn_eval import bn_eval, set_bn_policy
 from .bn_trainable import bn_trainable
 from .concat_pooling_head import concat_pooling, deeper_head_recipe
