@@ -56,8 +56,9 @@ def test_all_of_the_images_are_no_part(figures, tmp_path):
     assert again.returncode == 0 and again.stdout.count("nothing was left to train") == 3
     assert (tmp_path / "curves" / "fractions.csv").read_bytes() == before
 
-    for options, said in (((*SMALL, "--lr", "0.1"), "holds other parts (0.1 of them was compared with lr 0.004, not 0.1)"),
-                          ((*SMALL[:2], *SMALL[4:]), "was compared with seeds 2, not 3")):
+    for options, said in (((*SMALL, "--lr", "0.1"), "1 holds a comparison with lr 0.004, not 0.1"),
+                          ((*SMALL, "--epochs", "1"), "1 holds a comparison with epochs 2, not 1"), ((*SMALL, "--order", "first"), "1 holds a comparison of other images"),
+                          ((*SMALL[:2], *SMALL[4:]), "1 holds a comparison with seeds 2, not 3")):
         done = run("transfer_compare", folder, *options, "--fractions", "0.2,1", "--valid-fraction", "0.4", "--out", tmp_path / "curves")
         assert (done.returncode, done.stderr.count("\n")) == (2, 1) and said in done.stderr
         assert not (tmp_path / "curves" / "0.2").exists()
@@ -88,9 +89,9 @@ def test_goes_on_where_it_was_killed(figures, tmp_path):
     said = []
     compare(settings, table, folder, out=at, say=said.append)
     assert said[0] == "1 of 2 runs are there already, going on"
-    assert list(read_curves(tmp_path).runs) == [2]
+    assert list(read_curves(tmp_path, (0.5,)).runs) == [2]
 
 
 def read_curves_or_none(out):
-    try: return read_curves(out)
+    try: return read_curves(out, (0.5,))
     except FileNotFoundError: return None

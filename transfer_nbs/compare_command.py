@@ -140,7 +140,7 @@ def _run_fractions(
     how: dict,  # how the table was split, for the record
 ) -> pd.DataFrame:  # of `read_curves`
     "Compare on each part of the images, and print what more of them bring."
-    check_parts(out, parts, table)
+    check_parts(out, parts, table, folder)
     warned = set()
     def say(line):  # the same warning again for each part
         if line not in warned: tqdm.write(line)
@@ -150,8 +150,8 @@ def _run_fractions(
         say(f"{part.fraction:g} of the images to train on: {count}, {describe_epochs(part)}")
         compare(part, table, folder, out=fraction_folder(out, part.fraction), how=how, say=say)
         write_tables(fraction_folder(out, part.fraction))
-    curves = write_curves(out)
-    said = (curve_conclusion(curves), last_step(out))
+    curves = write_curves(out, [part.fraction for part in parts])
+    said = (curve_conclusion(curves), last_step(out, curves))
     seeds, images = parts[0].seeds, sum(table["split"] == "valid")
     print("", format_curves(curves), "*: highest, or no significant difference from it; "
           f"{seeds} seed{'s' * (seeds > 1)}, {images} images to check with", "", sep="\n")

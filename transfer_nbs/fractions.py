@@ -8,7 +8,6 @@ __all__ = ['parse_fractions', 'fraction_folder', 'check_parts', 'read_curves', '
 
 # %% ../nbs/84_fractions.ipynb #fractions-04
 import io
-import json
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -24,9 +23,8 @@ from matplotlib.ticker import NullLocator
 from .compare import CompareSettings
 from .files import csv_text, write_file
 from .intervals import compare_pairs
-from .run_folder import read_record, read_run
-from .runs import split_sizes
-from .settings import of_now
+from .run_folder import check_record, read_record, read_run
+from .runs import describe_data, split_sizes
 from .tables import summarize
 
 
@@ -42,8 +40,8 @@ def parse_fractions(
         if not 0 < fraction <= 1:
             remedy = "give parts above 0 and up to 1, such as 0.1,0.5,1"
             raise ValueError(f"fractions has {text.strip()!r}: {remedy}")
-        fractions.append(fraction)
-    if len(set(map("{:g}".format, fractions))) < len(fractions):
+        fractions.append(float(f"{fraction:g}"))  # as its folder is called
+    if len(set(fractions)) < len(fractions):
         raise ValueError(f"fractions is {given!r}: name each part once")
     return tuple(sorted(fractions))
 
@@ -56,55 +54,49 @@ def fraction_folder(
     return Path(out) / f"{fraction:g}"
 
 
-def _parts(out: Path) -> list[tuple[float, Path, dict]]:
-    "Fraction, folder and record of each part, the smallest first. Raises ValueError where one is broken."
-    folders = [file.parent for file in out.glob("*/run.json")]
-    parts = [(folder, read_record(folder)) for folder in folders]
-    parts = [(of_now(record["settings"])["fraction"], folder, record) for folder, record in parts]
-    return sorted(parts, key=lambda part: part[0])
-
-
 _FILES = ("fractions.csv", "fractions.png")
-_PER_PART = ("fraction", "epochs", "patience")  # settings that belong to a part
 
 
 def check_parts(
     out: str | Path,  # folder of all parts, perhaps to be made
     parts: Sequence[CompareSettings],
     table: pd.DataFrame,  # file, class, split
+    folder: str | Path,  # what the files are relative to
 ) -> None:
-    """Raise ValueError where a folder holds anything but parts of these settings.
+    """Raise ValueError where a folder holds anything but comparisons of parts, or one of these parts otherwise made.
 
     Likewise where two parts are equally many images."""
-    out, now = Path(out), json.loads(json.dumps(asdict(parts[0])))  # as a record has it
+    out = Path(out)
     for one, other in pairwise(parts):
         count = split_sizes(one, table)["train"]
         if count == split_sizes(other, table)["train"]:
             both = f"the fractions {one.fraction:g} and {other.fraction:g} are both {count} images"
             raise ValueError(f"{both}: leave one of them out")
-    there = _parts(out)
-    known = {*_FILES, *(folder.name for _, folder, _ in there)}
+    known = {*_FILES, *(file.parent.name for file in out.glob("*/run.json"))}
     known |= {fraction_folder(out, part.fraction).name for part in parts}  # perhaps without a record
     strange = sorted(path.name for path in out.glob("[!.]*") if path.name not in known)
     if strange: raise ValueError(f"{out} holds other files ({strange[0]}): choose another --out")
-    for _, folder, record in there:
-        before = of_now(record["settings"])
-        for name, value in now.items():
-            if name in _PER_PART or before.get(name) == value: continue
-            told = f"{folder.name} of them was compared with {name} {before.get(name)}, not {value}"
-            raise ValueError(f"{out} holds other parts ({told}): choose another --out or delete it")
+    for part in parts:
+        place = fraction_folder(out, part.fraction)
+        if record := read_record(place):
+            now = dict(settings=asdict(part), data=describe_data(part, table, folder))
+            check_record(place, record, now)
 
 
 # %% ../nbs/84_fractions.ipynb #fractions-10
 def read_curves(
     out: str | Path,  # folder of all parts
+    fractions: Sequence[float],
 ) -> pd.DataFrame:  # fraction, images, per_class, epochs, and the columns of `summarize`
     """What was measured on each part: a row for each part and recipe, as in a comparison's summary.
 
     `images` is how many were trained on, `per_class` how many of each class on average.
     Raises FileNotFoundError where there is no part, ValueError where one is broken."""
     tables = []
-    for fraction, folder, record in _parts(Path(out)):
+    for fraction in sorted(fractions):
+        folder = fraction_folder(out, fraction)
+        record = read_record(folder)
+        if record is None: continue
         results, correct = read_run(folder)
         if not correct: continue  # none of its recipes is finished
         split = pd.read_csv(folder / "split.csv", dtype=str, keep_default_na=False)
@@ -154,19 +146,21 @@ def format_curves(
 
 def last_step(
     out: str | Path,  # folder of all parts
-) -> str:  # empty where fewer than two parts are finished
+    curves: pd.DataFrame,  # of `read_curves`
+) -> str:  # empty where there are no two parts to compare
     "What the last increase in images brought to the recipe that is highest with the most of them."
-    curves = read_curves(out)
-    highest = curves[curves.verdict == "best"]
-    if curves.images.nunique() < 2 or highest.images.max() < curves.images.max(): return ""
-    name = highest.recipe.iloc[-1]
-    *_, fewer, more = curves[curves.recipe == name].itertuples()
+    most = curves[(curves.images == curves.images.max()) & (curves.verdict == "best")]
+    rows = curves[curves.recipe.isin(most.recipe)]
+    if most.empty or len(rows) < 2: return ""
+    name = most.recipe.iloc[0]
+    *_, fewer, more = rows.itertuples()
     answers = [read_run(fraction_folder(out, part.fraction))[1][name] for part in (more, fewer)]
     pair = compare_pairs(dict(zip(("more", "fewer"), answers))).iloc[0]
     step = f"From {_number(fewer.per_class)} to {_number(more.per_class)} images of each class"
     gain = f"{100 * pair.difference:+.1f} points ({100 * pair.low:+.1f} to {100 * pair.high:+.1f})"
-    unknown = "whether more would help, these runs can't tell"
-    return f"{step} {name} gained {gain}: {'more images would probably help' if pair.low > 0 else unknown}"
+    found = "more images may help, too" if pair.low > 0 else "these runs can't tell whether more would help"
+    if pair.high < 0: found = "more images did not help"
+    return f"{step} {name} changed by {gain}: {found}"
 
 
 # %% ../nbs/84_fractions.ipynb #fractions-16
@@ -200,9 +194,10 @@ def plot_curves(
 
 def write_curves(
     out: str | Path,  # folder of all parts
+    fractions: Sequence[float],
 ) -> pd.DataFrame:  # the curves
-    "Make fractions.csv and fractions.png of all parts in a folder."
-    curves, picture = read_curves(out), io.BytesIO()
+    "Make fractions.csv and fractions.png of some parts in a folder."
+    curves, picture = read_curves(out, fractions), io.BytesIO()
     ax = plot_curves(curves)
     title = textwrap.fill(curve_conclusion(curves), 70)
     ax.set_title(title, loc="left", fontsize=11, fontweight="bold")

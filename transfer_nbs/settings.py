@@ -49,8 +49,8 @@ class TrainSettings:
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: use one of {', '.join(known)}")
         for name in ("mixup", "cutmix"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be 0 or more, such as 0.2")
+            if getattr(self, name) != 0 and not 0.001 <= getattr(self, name) <= 1000:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be 0, or 0.001 to 1000, such as 0.2")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing is {self.label_smoothing}: it must be 0 or more and below 1")
 
