@@ -95,3 +95,15 @@ def test_goes_on_where_it_was_killed(figures, tmp_path):
 def read_curves_or_none(out):
     try: return read_curves(out, (0.5,))
     except FileNotFoundError: return None
+
+
+def test_all_may_diverge_and_threads_must_stay(figures, tmp_path):
+    "A part that is begun later is drawn beside the others, so this machine must compute as it did for them."
+    options = ("transfer_compare", figures[0], "--recipes", "full", "--seeds", "1", "--epochs", "1", "--size", "32", "--device", "cpu", "--out", tmp_path / "out å")
+    done = run(*options, "--fractions", "0.3,0.6", "--lr", "1e30")
+    assert done.returncode == 0 and "All recipes diverged" in done.stdout and "changed by" not in done.stdout
+    assert (tmp_path / "out å" / "fractions.png").exists()
+    for count, status in (("2", 2), ("1", 0)):
+        done = run(*options, "--fractions", "0.3,1", "--lr", "1e30", OMP_NUM_THREADS=count)
+        assert done.returncode == status and (status == 0 or "OMP_NUM_THREADS=1" in done.stderr), done.stderr
+    assert sorted(path.name for path in (tmp_path / "out å").iterdir()) == ["0.3", "0.6", "1", "fractions.csv", "fractions.png"]

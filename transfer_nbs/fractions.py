@@ -21,10 +21,12 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
 from .compare import CompareSettings
+from .chart import judged
 from .files import csv_text, write_file
+from .hardware import choose_device, computing_facts
 from .intervals import compare_pairs
 from .run_folder import check_record, read_record, read_run
-from .runs import describe_data, split_sizes
+from .runs import begun_precision, check_begun, describe_data, split_sizes
 from .tables import summarize
 
 
@@ -65,7 +67,7 @@ def check_parts(
 ) -> None:
     """Raise ValueError where a folder holds anything but comparisons of parts, or one of these parts otherwise made.
 
-    Likewise where two parts are equally many images."""
+    Likewise where two parts are equally many images, or where this machine computes otherwise than they began."""
     out = Path(out)
     for one, other in pairwise(parts):
         count = split_sizes(one, table)["train"]
@@ -76,11 +78,15 @@ def check_parts(
     known |= {fraction_folder(out, part.fraction).name for part in parts}  # perhaps without a record
     strange = sorted(path.name for path in out.glob("[!.]*") if path.name not in known)
     if strange: raise ValueError(f"{out} holds other files ({strange[0]}): choose another --out")
-    for part in parts:
-        place = fraction_folder(out, part.fraction)
-        if record := read_record(place):
-            now = dict(settings=asdict(part), data=describe_data(part, table, folder))
-            check_record(place, record, now)
+    places = {fraction_folder(out, part.fraction): part for part in parts}
+    there = {place: record for place in places if (record := read_record(place))}
+    if not there: return
+    data = describe_data(parts[0], table, folder)
+    for place, record in there.items():
+        check_record(place, record, dict(settings=asdict(places[place]), data=data))
+    if len(there) < len(places):  # what is begun now is drawn beside what was computed then
+        place, device = next(iter(there)), choose_device(parts[0].device)
+        check_begun(place, computing_facts(device, begun_precision(place, parts[0])))
 
 
 # %% ../nbs/84_fractions.ipynb #fractions-10
@@ -117,8 +123,8 @@ def curve_conclusion(
     curves: pd.DataFrame,  # of `read_curves`
 ) -> str:
     "Which recipe has the highest accuracy with how many images."
-    highest = curves[curves.verdict == "best"].sort_values("images")
-    said = []
+    highest, said = curves[curves.verdict == "best"].sort_values("images"), []
+    if highest.empty: return "All recipes diverged"
     for name, rows in groupby(highest.itertuples(), key=lambda row: row.recipe):
         numbers = [_number(row.per_class) for row in rows]
         said.append(f"{name} with {numbers[0]}" + f" to {numbers[-1]}" * (len(numbers) > 1))
@@ -129,14 +135,14 @@ def format_curves(
     curves: pd.DataFrame,  # of `read_curves`
 ) -> str:
     "The accuracies as a text table: a row for each recipe, a column for each number of images."
-    def cell(row):
-        if row.verdict == "diverged": return "diverged "
-        level = "*" if row.verdict.startswith(("best", "no significant", "same")) else " "
+    def cell(row, verdict):
+        if verdict == "diverged": return "diverged "
+        level = "*" if verdict.startswith(("best", "no significant")) else " "
         return f"{row.mean:.3f} ± {(row.high - row.low) / 2:.3f}{level}"
     names = list(dict.fromkeys(curves.recipe))
     columns = [["images of each class", *names]]
     for _, part in curves.groupby("images"):
-        cells = {row.recipe: cell(row) for row in part.itertuples()}
+        cells = {row.recipe: cell(row, verdict) for row, verdict in zip(part.itertuples(), judged(part))}
         head = f"{_number(part.per_class.iloc[0])} "
         columns.append([head, *(cells.get(name, "") for name in names)])
     first, *others = ([text.rjust(max(map(len, column))) for text in column] for column in columns)
@@ -171,7 +177,8 @@ def plot_curves(
 ) -> Axes:
     "Accuracy against images of each class, a line for each recipe with its 95% interval."
     if ax is None: _, ax = plt.subplots(figsize=(7.5, 4), dpi=100, layout="constrained")
-    ends, sound = [], curves[curves.verdict != "diverged"]
+    parts = [part[judged(part) != "diverged"] for _, part in curves.groupby("images")]
+    ends, sound = [], pd.concat(parts)
     for number, (name, line) in enumerate(sound.groupby("recipe", sort=False)):
         counts, percent = line.per_class, 100 * line[["mean", "low", "high"]]
         ax.fill_between(counts, percent.low, percent.high, color=f"C{number}", alpha=0.15, linewidth=0)
