@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,11 @@ def _remove_entry(
 _TRIES = 3  # to make an entry, where somebody deletes the cache meanwhile
 _NO_ROOM = (None, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # None: NumPy's, of a full disk
 
+@cache
+def _versions() -> list[str]:
+    "Of all packages that decide what is computed."
+    return [version(name) for name in ("transfer_nbs", "pillow", "torch", "torchvision")]
+
 def cached(
     kind: str, # what it is, in a word
     key: str, # digest of all that it depends on, apart from the packages' versions
@@ -88,9 +94,8 @@ def cached(
     """What `write` makes, made the first time and kept; what was unused longest makes room for it.
 
     Raises CacheFullError where it can't be kept; then do without."""
-    versions = [version(name) for name in ("transfer_nbs", "pillow", "torch", "torchvision")]
     root = cache_folder() / "computed"
-    path = root / f"{kind}-{hashlib.sha256(f'{versions} {key}'.encode()).hexdigest()[:32]}"
+    path = root / f"{kind}-{hashlib.sha256(f'{_versions()} {key}'.encode()).hexdigest()[:32]}"
     def fill(folder):
         write(folder)
         _write_digests(folder)
@@ -121,20 +126,33 @@ def still_used(
     with suppress(OSError): os.utime(path)
 
 # %% ../nbs/52_cache.ipynb #cache-17
+_sizes = {}  # of each entry that was looked into -> its bytes
+
+def _size(
+    entry: os.DirEntry, # of the cache
+) -> int: # bytes
+    "How much an entry takes."
+    if entry.path in _sizes: return _sizes[entry.path]
+    if not entry.is_dir(): return entry.stat().st_size
+    with os.scandir(entry) as files: size = sum(file.stat().st_size for file in files)
+    if not entry.name.startswith("."): _sizes[entry.path] = size  # those are being made
+    return size
+
 def _make_room(
     root: Path, # of the cache
     needed: float, # bytes
 ) -> None:
     "Remove what was unused longest, but not within the hour; CacheFullError where that isn't enough."
     kept = []
-    for entry in root.iterdir():
-        with suppress(FileNotFoundError):  # another program may be removing it just now
-            size = sum(file.stat().st_size for file in entry.rglob("*") if file.is_file())
-            kept.append((entry.stat().st_mtime, size, entry))
+    with os.scandir(root) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):  # another program may be removing it just now
+                kept.append((entry.stat().st_mtime, _size(entry), entry.path))
     used = sum(size for _, size, _ in kept)
     room = min(_CACHE_GB * 1e9, used + shutil.disk_usage(root).free / 2)
-    for time_used, size, entry in sorted(kept):
+    for time_used, size, path in sorted(kept):
         if time.time() - time_used < 3600: break
+        entry = Path(path)
         abandoned = entry.name.startswith(".")  # by a program that was killed
         if used + needed <= room and not abandoned: continue
         _remove_entry(entry)
