@@ -19,7 +19,7 @@ from .console import is_out_of_memory
 from .fusion import eval_mode
 from .named_weights import build_network, load_named_weights
 from .steps import network_steps, up_to_step
-from .timm_networks import cut_timm
+from .timm_networks import cut_timm, is_timm
 
 # %% ../nbs/03_backbone.ipynb #cell-21
 def _last_map(network: nn.Module, size: int) -> str:
@@ -35,17 +35,23 @@ def _last_map(network: nn.Module, size: int) -> str:
                          "give a larger size")
     return maps[-1]
 
+def _last_step(network: nn.Module, size: int) -> str:
+    "The step that the backbone of a network of torchvision ends at."
+    return "encoder" if isinstance(network, models.VisionTransformer) else _last_map(network, size)
+
 def cut_body(
     network: nn.Module,  # a classification network of torchvision, or of timm
     *,
     size: int = 224,  # side of the image to run through it, pixels
+    step: str | None = None,  # the last one of a network of torchvision; None: found by running it
 ) -> nn.Module:  # images (N, 3, H, W) to feature maps (N, C, h, w); all names are kept
     "The backbone of a network, found by running it. Raises ValueError where no map has more than one pixel."
     if hasattr(network, "forward_features"): return cut_timm(network, size)
-    transformer = isinstance(network, models.VisionTransformer)
-    return up_to_step(network, "encoder" if transformer else _last_map(network, size))
+    return up_to_step(network, step or _last_step(network, size))
 
 # %% ../nbs/03_backbone.ipynb #cell-38
+_last_steps = {}  # of each architecture that was run already: a network is run once to find its end
+
 def create_body(
     arch: str,  # a network of torchvision, such as "resnet18", or of timm: "timm/..."
     *,
@@ -58,7 +64,8 @@ def create_body(
     Raises ValueError for an unknown architecture or weights that don't fit,
     FileNotFoundError for a missing file, ConnectionError where a download fails."""
     network, size = build_network(arch, weights, seed=seed, size=size)
-    body = cut_body(network, size=size)
+    if not is_timm(arch) and arch not in _last_steps: _last_steps[arch] = _last_step(network, size)
+    body = cut_body(network, size=size, step=_last_steps.get(arch))
     if weights != "random": load_named_weights(body, network, arch, weights)
     return body
 

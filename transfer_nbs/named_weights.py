@@ -12,6 +12,7 @@ import re
 import urllib.request
 import warnings
 from collections.abc import Iterable
+from contextlib import nullcontext
 from importlib.resources import files
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import pandas as pd
 import torch
 import torchvision
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torchvision import models
 
 from .console import listed, printable
@@ -124,6 +126,14 @@ def _check_bundled(arch: str, weights: str | Path) -> None:
     raise ValueError(f"the bundled weights are {BUNDLED_ARCH}'s, not {arch}'s: {remedy}")
 
 
+class _Undrawn(TorchFunctionMode):
+    "Zeros instead of random numbers, for a network that gets its weights from a file: it is built in half the time."
+    def __torch_function__(self, function, types, arguments=(), options=None):
+        name, options = getattr(function, "__name__", ""), options or {}
+        if not name.endswith(("normal_", "uniform_")): return function(*arguments, **options)
+        with torch.no_grad(): return (arguments[0] if arguments else options["tensor"]).zero_()
+
+
 def _build_timm(
     arch: str, weights: str | Path, seed: int, size: int | None,  # as for `build_network`
 ) -> tuple[nn.Module, int]:
@@ -154,7 +164,8 @@ def build_network(
     if arch in ("googlenet", "inception_v3"):
         options = dict(init_weights=True, transform_input=True)
     if arch == "vit_h_14" and weights == "imagenet": options["image_size"] = size = 518
-    with torch.random.fork_rng(devices=[]):
+    drawing = nullcontext() if weights == "random" else _Undrawn()
+    with torch.random.fork_rng(devices=[]), drawing:
         torch.manual_seed(seed)
         return models.get_model(arch, weights=None, **options), size
 
