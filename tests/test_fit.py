@@ -42,6 +42,7 @@ KILLS = int(os.environ.get("TRANSFER_KILLS", "1").replace("all", "20"))  # rando
 SEED = int(os.environ.get("TRANSFER_SEED", random.SystemRandom().randrange(10**6)))  # of these moments
 SMALL = ["--recipe", "deeper_head", "--epochs", "4", "--size", "32", "--device", "cpu", "--test_fraction", "0.2"]
 ASKED = dict(recipe="deeper_head", epochs=4, size=32, device="cpu", test_fraction=0.2)  # the same, as options of the function
+TINY = dict(arch="shufflenet_v2_x0_5", weights="random")  # a thirtieth of a resnet18, with BN layers too
 SETTINGS = FitSettings("deeper_head", epochs=4, size=32, device="cpu")
 
 
@@ -127,7 +128,7 @@ def undisturbed(figures, table, tmp_path_factory):
     "Settings of a recipe, and the bundle of a training that nobody stopped, made once for all epochs."
     @cache
     def make(recipe):
-        settings, out = FitSettings(recipe, epochs=3, size=32, device="cpu", balance="sampling"), tmp_path_factory.mktemp("fits") / recipe
+        settings, out = FitSettings(recipe, epochs=3, size=32, device="cpu", balance="sampling", **TINY), tmp_path_factory.mktemp("fits") / recipe
         fit_bundle(settings, table, figures, out=out, say=lambda line: None)
         return settings, out
     return make
@@ -147,7 +148,7 @@ def test_goes_on_after_each_epoch(recipe, epoch, figures, table, undisturbed, tm
 
 def test_a_soup_goes_on_in_any_of_its_runs(figures, table, tmp_path):
     "A run that is finished isn't trained again, and all checkpoints go when the bundle is there."
-    settings, said, out = FitSettings("model_soup", epochs=1, size=32, device="cpu"), [], tmp_path / "out [1]*"
+    settings, said, out = FitSettings("model_soup", epochs=1, size=32, device="cpu", **TINY), [], tmp_path / "out [1]*"
     def stop(line):
         said.append(line)
         if len(said) == 2: raise KeyboardInterrupt
@@ -185,7 +186,7 @@ def test_without_a_recipe_it_is_the_default(figures, tmp_path, capsys):
 @pytest.mark.parametrize("first, second, left", [("model_soup", "lp_ft", "out.checkpoint-1"), ("lp_ft", "model_soup", "out.checkpoint")])
 def test_a_soup_and_another_recipe_see_each_others_checkpoints(first, second, left, figures, table, tmp_path):
     def stop(line): raise KeyboardInterrupt
-    def fit(recipe): fit_bundle(FitSettings(recipe, epochs=2, size=32, device="cpu"), table, figures, out=tmp_path / "out", say=stop)
+    def fit(recipe): fit_bundle(FitSettings(recipe, epochs=2, size=32, device="cpu", **TINY), table, figures, out=tmp_path / "out", say=stop)
     with pytest.raises(KeyboardInterrupt): fit(first)
     with pytest.raises(ValueError, match=f"{left} holds a training with recipe {first}, not {second}"): fit(second)
     assert [path.name for path in tmp_path.iterdir()] == [left]
