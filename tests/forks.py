@@ -19,7 +19,11 @@ BIN = Path(sys.executable).parent
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def _environment(): return {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+OWN = ("PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR")  # set by pytest, and by torch as soon as something imports its compiler
+READ_LATE = ("XDG_CACHE_HOME", "TMPDIR", "TORCH_HOME", "http_proxy", "https_proxy")  # read when they are needed, not when modules are imported
+
+
+def _environment(): return {name: value for name, value in os.environ.items() if name not in OWN}
 
 
 AT_START = _environment()
@@ -31,22 +35,22 @@ def run_alone(*command, given=None, cwd=None, text=True, **environment):
 
 
 def run(*command, given=None, cwd=None, text=True, **environment):
-    "Run one of the package's commands, or `python` and a script, in a fork where its environment is that with which the tests began."
-    if environment or _environment() != AT_START: return run_alone(*command, given=given, cwd=cwd, text=text, **environment)
-    return _ask("command", list(map(str, command)), given, cwd or os.getcwd(), text)
+    "Run one of the package's commands, or `python` and a script; in a fork, but where what was imported there might have read another environment."
+    if not {*environment} <= {*READ_LATE} or _environment() != AT_START: return run_alone(*command, given=given, cwd=cwd, text=text, **environment)
+    return _ask("command", list(map(str, command)), given, cwd or os.getcwd(), text, environment)
 
 
 def run_notebook(path):
     "Run a notebook as `nbdev_test` does; its exit status is 0 where every cell ran and every assertion held."
-    return _ask("notebook", [str(path)], None, ROOT, True)
+    return _ask("notebook", [str(path)], None, ROOT, True, {})
 
 
-def _ask(kind, command, given, cwd, text):
+def _ask(kind, command, given, cwd, text, environment):
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, name) for name in ("in", "out", "err")]
         files[0].write_bytes(given.encode() if isinstance(given, str) else given or b"")
         server = _server()
-        print(json.dumps(dict(kind=kind, command=command, cwd=str(cwd), files=[str(file) for file in files])), file=server.stdin, flush=True)
+        print(json.dumps(dict(kind=kind, command=command, cwd=str(cwd), files=[str(file) for file in files], environment=environment)), file=server.stdin, flush=True)
         answer = server.stdout.readline()
         if not answer: raise RuntimeError("the process that runs commands and notebooks has ended")
         said = [file.read_bytes() for file in files[1:]]
@@ -88,10 +92,12 @@ def _status(**asked):
     return status
 
 
-def _carry_out(kind, command, cwd, files):
+def _carry_out(kind, command, cwd, files, environment):
     for stream, (file, flags) in enumerate(zip(files, (os.O_RDONLY, *[os.O_WRONLY | os.O_CREAT | os.O_APPEND] * 2))):
         os.dup2(os.open(file, flags), stream)
     os.chdir(cwd)
+    os.environ.update(environment)
+    tempfile.tempdir = None  # looked for again
     if kind == "notebook":
         from nbdev.config import get_config
         from nbdev.test import test_nb
