@@ -19,7 +19,7 @@ BIN = Path(sys.executable).parent
 ROOT = Path(__file__).resolve().parent.parent
 
 
-OWN = ("PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR")  # set by pytest, and by torch as soon as something imports its compiler
+OWN = ("PYTEST_CURRENT_TEST", "TORCHINDUCTOR_CACHE_DIR", "KMP_INIT_AT_FORK", "KMP_DUPLICATE_LIB_OK")  # set by pytest, torch's compiler and scikit-learn
 READ_LATE = ("XDG_CACHE_HOME", "TMPDIR", "TORCH_HOME", "http_proxy", "https_proxy")  # read when they are needed, not when modules are imported
 
 

@@ -19,7 +19,7 @@ from unittest.mock import patch
 import pandas as pd
 import pytest
 import torch
-from forks import BIN, run
+from forks import BIN, run, run_alone
 from test_commands import REAL, assert_one_line_error
 
 from transfer_nbs.weight_files import read_weights
@@ -105,7 +105,7 @@ def test_killed_at_random_moments(figures, left_alone, tmp_path):
     "Killed without warning, again and again, it ends in the weights of a run that was left alone."
     print(f"TRANSFER_SEED={SEED}")
     dice, killed, rounds, begun = random.Random(SEED), 0, 0, time.perf_counter()
-    assert run("transfer_fit", figures, *SMALL, "--out", tmp_path / "timed").returncode == 0
+    assert run_alone("transfer_fit", figures, *SMALL, "--out", tmp_path / "timed").returncode == 0  # a process of its own, as those that are killed
     whole = time.perf_counter() - begun
     while killed < KILLS:  # a training may end before it was killed so often; then comes another
         out, rounds = tmp_path / f"killed {rounds}", rounds + 1
@@ -217,18 +217,18 @@ def test_goes_on_without_room_for_the_cache(figures, table, halfway, left_alone,
     assert_same_weights(halfway, left_alone[0])
 
 
-@pytest.mark.slow
-def test_full_disk_keeps_the_last_checkpoint(figures, table, halfway, left_alone):
+def test_full_disk_keeps_the_last_checkpoint(figures, table, halfway, left_alone, capsys):
     "No file may grow beyond a megabyte, so that the next checkpoint can't be written."
     before = checkpoint_path(halfway).read_bytes()
     beside = sorted(path.name for path in halfway.parent.iterdir())
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
-    done = subprocess.run([str(BIN / "transfer_fit"), figures, *SMALL, "--out", halfway], capture_output=True, text=True, preexec_fn=limit)
-    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-    assert "half.checkpoint: can't be written (File too large), and what was there is as it was; make room, and the same command goes on from it" in done.stderr
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, limits[1]))
+    try: assert_refused(capsys, figures, "half.checkpoint: can't be written (File too large), and what was there is as it was; "
+                        "make room, and the same command goes on from it", **ASKED, out=halfway)
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert checkpoint_path(halfway).read_bytes() == before
     assert sorted(path.name for path in halfway.parent.iterdir()) == beside
-    assert run("transfer_fit", figures, *SMALL, "--out", halfway).returncode == 0
+    transfer_fit(str(figures), **ASKED, out=str(halfway))
     assert_same_weights(halfway, left_alone[0])
 
 
