@@ -1,12 +1,11 @@
 "Settings, gains and the map of page 83."
 
-import subprocess
-import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
+from forks import run
 
 from transfer_nbs import regimes
 from transfer_nbs.clothes import Patterns
@@ -54,7 +53,7 @@ def test_a_setting_goes_on_where_it_stopped_and_its_gains_can_be_read(tiny, tmp_
 
 def test_the_script_names_a_setting_that_is_unknown(tmp_path):
     script = RESULTS.parents[2] / "benchmarks" / "regimes.py"
-    answer = subprocess.run([sys.executable, str(script), "--names", "default,poor_camra", "--out", str(tmp_path / "out")], capture_output=True, text=True)
+    answer = run("python", script, "--names", "default,poor_camra", "--out", tmp_path / "out")
     assert answer.returncode == 2 and answer.stderr.count("\n") == 1 and not (tmp_path / "out").exists()
     assert "default" in answer.stderr and "poor_camera" in answer.stderr
 
