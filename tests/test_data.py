@@ -251,7 +251,7 @@ def arrows(tmp_path) -> Path:
 
 
 def test_classes_that_mirroring_would_confuse_are_named_before_training(arrows, tmp_path, capsys):
-    run, common = str(tmp_path / "run"), dict(size=32, seeds=1, epochs=1, recipes="bn_eval", device="cpu")
+    run, common = str(tmp_path / "run"), dict(size=32, seeds=1, epochs=1, recipes="bn_eval", device="cpu", arch="shufflenet_v2_x0_5", weights="random")
     told = "left and right are each other's mirror images: "
     for augment, warned in dict(article=True, light=True, trivial=True, crop=False, none=False).items():
         transfer_compare(str(arrows), **common, augment=augment, out=f"{run}-{augment}")
