@@ -178,6 +178,19 @@ def test_compare_refuses_other_settings(compared, clothes):
     assert (out / "results.csv").read_text() == before
 
 
+def test_auto_is_what_the_rule_advises(figures, tmp_path):
+    "It takes the place of its name, once, says why, and goes on as the recipe that it is."
+    small = ("--seeds", "1", "--epochs", "1", "--size", "32", "--device", "cpu", "--out", tmp_path / "out")
+    done = run("transfer_compare", figures[0], "--recipes", "bn_eval, auto,full_bn_frozen", *small)
+    assert done.returncode == 0, done.stderr
+    assert "auto: full_bn_frozen, because " in done.stdout
+    assert list(pd.read_csv(tmp_path / "out" / "summary.csv").recipe) == ["bn_eval", "full_bn_frozen"]
+    again = run("transfer_compare", figures[0], "--recipes", "bn_eval,full_bn_frozen", *small)
+    assert again.returncode == 0 and "nothing was left to train" in again.stdout
+    done = run("transfer_compare", figures[0], "--recipes", "auto", "--weights", "random", *small[:-1], tmp_path / "random")
+    assert "auto: from_scratch, because " in done.stdout and list(pd.read_csv(tmp_path / "random" / "summary.csv").recipe) == ["from_scratch"]
+
+
 @pytest.mark.slow
 def test_compare_names_what_is_wrong(clothes, tmp_path):
     out = ["--out", tmp_path / "out"]

@@ -166,7 +166,7 @@ def transfer_compare(
         metavar="FOLDER", help=f"{_FOLDER} Without it: the practice data.")] = None,
     recipes: Annotated[str | None, Option(
         help=f"Recipes to compare, separated by commas: {', '.join(RECIPE_NAMES)}; or groups of "
-             "them: article, baselines, all.",
+             "them: article, baselines, all; or auto, the one that lost least where it was measured.",
         show_default=f"{_DEFAULT_RECIPES}, and full_bn_frozen,lp_ft with FOLDER")] = None,
     seeds: Annotated[int, Option(help="Training runs of each recipe, each with its own seed.")] = 3,
     epochs: Annotated[str | None, _option(
@@ -204,9 +204,15 @@ def transfer_compare(
     from transfer_nbs.hardware import keep_freed_memory
     from transfer_nbs.named_weights import own_size
     from transfer_nbs.recipes import recipe_names
+    from transfer_nbs.which_technique import advise
     keep_freed_memory()
     parts = () if fractions is None else parse_fractions(fractions)
     if recipes is None: recipes = _DEFAULT_RECIPES + ",full_bn_frozen,lp_ft" * (folder is not None)
+    names = [name.strip() for name in recipes.split(",")]
+    if "auto" in names:
+        advice = advise(weights)
+        print(f"auto: {advice.recipe}, because {advice.why}")
+        recipes = ",".join(advice.recipe if name == "auto" else name for name in names)
     given = dict(recipes=recipe_names(recipes))
     length = _epochs(epochs, default="auto" if folder else _SETTINGS.epochs)
     if length is not None: given["epochs"] = length
