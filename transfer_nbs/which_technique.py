@@ -18,6 +18,6 @@ class Advice(NamedTuple):
 def advise(
     weights: str = "bundled",  # of the backbone, as in `TrainSettings`
 ) -> Advice:
-    "The recipe that lost least on average where it was measured."
+    "What to begin with: the recipe that lost least on average, or `from_scratch` for random weights."
     if weights == "random": return Advice("from_scratch", "random weights hold nothing to keep")
-    return Advice("full_bn_frozen", "no other habit that was measured lost less on average")
+    return Advice("full_bn_frozen", "it lost least accuracy against the best, on average over the sets measured")
