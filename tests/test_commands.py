@@ -187,6 +187,10 @@ def test_auto_is_what_the_rule_advises(figures, tmp_path):
     assert list(pd.read_csv(tmp_path / "out" / "summary.csv").recipe) == ["bn_eval", "full_bn_frozen"]
     again = run("transfer_compare", figures[0], "--recipes", "bn_eval,full_bn_frozen", *small)
     assert again.returncode == 0 and "nothing was left to train" in again.stdout
+    for wrong, words in {"auto,": "recipes are 'auto,'", "auto,bn_evil": "did you mean bn_eval?"}.items():
+        done = run("transfer_compare", figures[0], "--recipes", wrong, *small)
+        assert_one_line_error(done, words)
+        assert not done.stdout
     done = run("transfer_compare", figures[0], "--recipes", "auto", "--weights", "random", *small[:-1], tmp_path / "random")
     assert "auto: from_scratch, because " in done.stdout and list(pd.read_csv(tmp_path / "random" / "summary.csv").recipe) == ["from_scratch"]
 

@@ -209,11 +209,11 @@ def transfer_compare(
     parts = () if fractions is None else parse_fractions(fractions)
     if recipes is None: recipes = _DEFAULT_RECIPES + ",full_bn_frozen,lp_ft" * (folder is not None)
     names = [name.strip() for name in recipes.split(",")]
-    if "auto" in names:
+    if advised := "auto" in names and all(names):
         advice = advise(weights)
-        print(f"auto: {advice.recipe}, because {advice.why}")
         recipes = ",".join(advice.recipe if name == "auto" else name for name in names)
     given = dict(recipes=recipe_names(recipes))
+    if advised: print(f"auto: {advice.recipe}, because {advice.why}")
     length = _epochs(epochs, default="auto" if folder else _SETTINGS.epochs)
     if length is not None: given["epochs"] = length
     settings = CompareSettings(
