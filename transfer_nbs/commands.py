@@ -166,7 +166,7 @@ def transfer_compare(
         metavar="FOLDER", help=f"{_FOLDER} Without it: the practice data.")] = None,
     recipes: Annotated[str | None, Option(
         help=f"Recipes to compare, separated by commas: {', '.join(RECIPE_NAMES)}; or groups of "
-             "them: article, baselines, all; or auto, the one that lost least where it was measured.",
+             "them: article, baselines, all; or auto, the one that lost least on average.",
         show_default=f"{_DEFAULT_RECIPES}, and full_bn_frozen,lp_ft with FOLDER")] = None,
     seeds: Annotated[int, Option(help="Training runs of each recipe, each with its own seed.")] = 3,
     epochs: Annotated[str | None, _option(

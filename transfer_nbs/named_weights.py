@@ -127,7 +127,7 @@ def _check_bundled(arch: str, weights: str | Path) -> None:
 
 
 class _Undrawn(TorchFunctionMode):
-    "Zeros instead of random numbers, for a network that gets its weights from a file: it is built in half the time."
+    "Zeros instead of random numbers, in half the time, for a network that is filled from a file."
     def __torch_function__(self, function, types, arguments=(), options=None):
         name, options = getattr(function, "__name__", ""), options or {}
         if not name.endswith(("normal_", "uniform_")): return function(*arguments, **options)
