@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 import tempfile
+from html import escape
 from pathlib import Path
 
 import nbformat
@@ -16,6 +17,7 @@ from PIL import Image
 from sphinx.cmd.build import main as sphinx
 
 from conf import html_baseurl, settings
+from home import home
 from reference import api_pages, commands_page, definitions
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -87,8 +89,25 @@ def convert_code(cell, name: str) -> list:
     for number, (output, text) in enumerate(zip(shown, alt)):
         if number: cells.append(nbformat.v4.new_code_cell("", outputs=[output], metadata={"tags": ["remove-input"]}))
         else: cells[-1].outputs = cell.outputs if len(shown) == 1 else [each for each in cell.outputs if each not in shown[1:]]
-        cells[-1].metadata["mystnb"] = {"image": {"alt": text, "classes": look(content(output))}}
+        classes = "drawing" if "image/svg+xml" in output.data else look(content(output))
+        cells[-1].metadata["mystnb"] = {"image": {"alt": text, "classes": classes}}
     return cells
+
+
+def inline_drawings(notebook) -> None:
+    "Put SVG into the page itself, where its colours follow the page's."
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            drawing = output.get("data", {}).pop("image/svg+xml", None)
+            if drawing: output.data["text/html"] = drawing.replace("<svg ", f'<svg role="img" aria-label="{escape(cell.metadata.mystnb.image.alt)}" ', 1)
+
+
+def convert_home(notebook, pages: dict) -> None:
+    "The home page: its question is the title, then the answer as a picture; at the end the menu of all pages."
+    first = notebook.cells[0]
+    question, lead = re.search(r"^\*\*(.*)\*\*\n\n(.*)", first.source, re.M).groups()
+    first.source = f"# {question}\n\n{home(lead)}"
+    notebook.cells.append(nbformat.v4.new_markdown_cell(toctrees(pages)))
 
 
 def convert_prose(source: str) -> str:
@@ -166,7 +185,8 @@ def write_sources(folder: Path) -> None:
     pages = {path.stem: convert(path) for path in [ROOT / "nbs" / "index.ipynb", *NOTEBOOKS]}
     for name, notebook in pages.items():
         (extra / f"{name}.md").write_text(plain(notebook), encoding="utf-8")
-        if name == "index": notebook.cells.append(nbformat.v4.new_markdown_cell(toctrees(pages)))
+        inline_drawings(notebook)
+        if name == "index": convert_home(notebook, pages)
         else:
             first = notebook.cells[0]
             first.source = re.sub(r"\A(# .*\n+(?:>.*(?:\n|\Z))*)", lambda match: match[1].rstrip() + page_links(f"{name}.ipynb"), first.source)

@@ -139,6 +139,17 @@ def test_readme_is_made_from_index():
     assert (ROOT / "README.md").read_text(encoding="utf-8") == readme(), "run python tests/make_readme.py"
 
 
+def test_home_names_pages_as_they_name_themselves():
+    "Each page of the course has a line with its own title, and each question the first sentence of its answer."
+    firsts = {path.name: nbformat.read(path, as_version=4).cells[0].source for path in NOTEBOOKS if path.stem[0] in "01234"}
+    home = re.sub(r"\(nbs/", "(", readme())
+    for file, text in firsts.items():
+        title, promise = re.search(r"^# (.*)", text, re.M)[1], " ".join(re.findall(r"^> ?(.*)", text, re.M))
+        line = re.search(rf"^- \[(\d\d .*)\]\({re.escape(file)}\): (.*)", home, re.M)
+        assert line[1] == f"{file[:2]} {title}"
+        assert file[0] != "4" or promise.startswith(line[2])
+
+
 def test_commands_of_readme_are_run_by_ci():
     command = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/pytest"
     assert f"```sh\n{command}\n```" in readme()

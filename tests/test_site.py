@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import nbformat
+import pandas as pd
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -195,6 +196,34 @@ def test_dark_mode_switches(tab, address):
     while tab.evaluate("document.body.dataset.theme") != "dark": tab.locator(".theme-toggle:visible").first.click()
     dark = tab.evaluate(look)
     assert light == ["rgb(255, 255, 255)", "none"] and max(map(int, re.findall(r"\d+", dark[0]))) < 60 and "invert" in dark[1]
+
+
+def test_home_asks_answers_and_shows_what_moves(browser, address):
+    "Without a script: a question, three doors, a chart with all recipes, and for each a drawing with its accuracy."
+    context = browser.new_context(java_script_enabled=False)
+    tab = context.new_page()
+    tab.goto(f"{address}/index.html")
+    assert tab.locator("h1").inner_text().startswith("Which way of fine-tuning is best on your images")
+    assert [door.split(".html")[0] for door in tab.eval_on_selector_all(".doors a", "doors => doors.map(door => door.getAttribute('href'))")] == [
+        "00_transfer_learning", "12_your_images", "#questions"]
+    summary = pd.read_csv(ROOT / "nbs" / "results" / "fine_tuning" / "clothing" / "summary.csv").set_index("recipe")
+    assert set(tab.locator(".dots .name").all_inner_texts()) == set(summary.index)
+    for name in ("bn_eval", "model_soup"):
+        tab.locator(f".picker label[for=moves-{name}]").click()
+        shown = tab.locator(".moved:visible")
+        assert shown.count() == 1 and name in shown.locator("svg").get_attribute("aria-label")
+        assert f"{summary['mean'][name]:.1%} ({summary['low'][name]:.1%} to {summary['high'][name]:.1%})" in shown.inner_text()
+    tab.locator("#moves-model_soup").press("ArrowLeft")
+    assert tab.locator(".moved:visible").get_attribute("class") == "moved l2_sp"
+    context.close()
+
+
+def test_drawings_follow_the_colours_of_the_page(tab, address):
+    tab.goto(f"{address}/06_bn_eval.html")
+    fill = "getComputedStyle(document.querySelector('svg[aria-label*=bn_eval] rect')).fill"
+    light = tab.evaluate(fill)
+    while tab.evaluate("document.body.dataset.theme") != "dark": tab.locator(".theme-toggle:visible").first.click()
+    assert light == "rgb(228, 233, 238)" and tab.evaluate(fill) == "rgb(46, 52, 59)"
 
 
 def test_code_of_a_figure_unfolds(tab, address):
