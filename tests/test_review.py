@@ -250,6 +250,38 @@ def test_size_is_bounded(tmp_path):
     assert len(fill_template("review_training.html", _training_facts(history))) < 1.5e6 and "50 of 5000 epochs" in fill_template("review_training.html", _training_facts(history))
 
 
+def told(right_of):
+    "The headline of a page about 60 images of class a and 40 of class b, so many of each of them right."
+    rows = pd.DataFrame({"class": ["a"] * 60 + ["b"] * 40, "split": "valid", "answer": ["a"] * right_of["a"] + ["b"] * (100 - right_of["a"] - 40 + right_of["b"]) + ["a"] * (40 - right_of["b"])})
+    facts = _number_facts(rows.assign(file="f", probability=0.5, label_probability=0.5), ("a", "b")) | _training_facts(None)
+    facts |= dict(title="t", architecture="resnet18", head="linear_head", recipe="bn_eval", size=32, temperature=1.0, learned=10, unreadable=0, errors=[], judged=100,
+                  date="2026-01-31", version="1.2.3", worst=[], wrong=0, suspects=[], suspected=0, right_looks=None, no_map=False)
+    soup = BeautifulSoup(fill_template("review.html", facts), "html.parser")
+    return " ".join(soup.find(class_="headline").get_text().split()), soup.header.get_text()
+
+
+@pytest.mark.parametrize("right, said", [({"a": 60, "b": 0}, "no better than always answering a"), ({"a": 50, "b": 15}, "don't show that the model is better than always answering a"), ({"a": 55, "b": 35}, "It beats always answering a")])
+def test_headline_holds_the_model_against_the_commonest_class(right, said):
+    headline, header = told(right)
+    assert headline.startswith(f"{sum(right.values())}.0% of 100 validation images") and said in headline and "right on 60.0%" in headline
+    assert "2026-01-31" in header and "transfer_nbs 1.2.3" in header and "10 training images" in header
+
+
+def test_headline_is_of_the_test_images(made, copy):
+    folder, table, _, _ = made
+    rows = predicted(made, "test")
+    headline = " ".join(read(write_review(copy, table, folder)).find(class_="headline").get_text().split())
+    assert headline.startswith(f"{100 * (rows['answer'] == rows['class']).mean():.1f}% of {len(rows)} test images")
+
+
+def test_epochs_on_the_axis_are_whole():
+    for epochs in (1, 2, 3, 7):
+        history = pd.DataFrame(dict(epoch=np.arange(1, epochs + 1), **dict.fromkeys(("train_loss", "valid_loss", "train_accuracy", "valid_accuracy"), np.linspace(0.2, 0.9, epochs))))
+        axis = BeautifulSoup(curves_svg(history, "loss"), "html.parser").find(id="loss-matplotlib.axis_1")
+        ticks = [text.get_text() for text in axis.find_all("text") if text.get_text() != "epoch"]
+        assert ticks and all(tick.isdigit() for tick in ticks) and "1" in ticks
+
+
 def test_curves_of_a_diverged_training():
     history = pd.DataFrame(dict(epoch=[1, 2], train_loss=[1.0, float("nan")], valid_loss=[float("inf"), 1.0], train_accuracy=[0.5, 0.5], valid_accuracy=[0.5, 0.5]))
     assert "2 epochs" in curves_svg(history, "loss") and "nan" in fill_template("review_training.html", _training_facts(history))

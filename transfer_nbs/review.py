@@ -11,6 +11,7 @@ import base64
 import io
 import re
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageOps
 from torch.nn import functional as F
 
+from . import __version__
 from .fusion import eval_mode
 from .bundle import Bundle, fill_template, load_bundle
 from .console import listed
@@ -229,7 +231,7 @@ def _plot_curves(
         ax.plot(history["epoch"], history[f"{split}_{what}"], style, marker=marker, markersize=4,
                 color=colour, label=title)
     ax.set(xlabel="epoch", ylabel=what)
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False)
     return ax
@@ -298,11 +300,14 @@ def _number_facts(
     rows: pd.DataFrame,  # of `Judged`
     class_names: tuple[str, ...],
 ) -> dict:
-    "What the page says in numbers."
+    "What the page says in numbers; `always` is the commonest class, and how often it would be right."
     main = _main_rows(rows)
+    counts = main["class"].value_counts()
     classes = _count_right(main, "class").sort_values("accuracy", kind="stable")
     matrix = confusion_matrix(main, class_names)
     return dict(sets=_count_right(rows, "split").to_dict("records"), main=main["split"].iloc[0],
+                headline=_count_right(main.assign(all=""), "all").to_dict("records")[0],
+                always=dict(name=counts.index[0], accuracy=counts.iloc[0] / len(main)),
                 classes=classes.head(_LISTED_CLASSES).to_dict("records"),
                 more_classes=max(0, len(classes) - _LISTED_CLASSES), class_names=[*class_names],
                 pairs=confused_pairs(matrix).to_dict("records"),
@@ -402,7 +407,7 @@ def write_review(
     judged = judge_images(bundle, table, folder, device=device)
     facts = dict(title=path.name, architecture=bundle.architecture, head=bundle.head,
                  recipe=bundle.recipe.get("name"), size=bundle.spec.size,
-                 temperature=bundle.temperature,
+                 temperature=bundle.temperature, version=__version__, date=date.today().isoformat(),
                  learned=int((table["split"] == "train").sum()), unreadable=len(judged.errors),
                  errors=list(judged.errors.items())[:_LISTED_ERRORS])
     facts |= _number_facts(judged.rows, bundle.spec.class_names) | _training_facts(history)
