@@ -12,8 +12,9 @@ settings = parser["DEFAULT"]
 
 project = html_title = settings["title"]
 author, copyright, release = settings["author"], settings["copyright"], settings["version"]
-extensions = ["myst_nb", "sphinx_copybutton"]
+extensions = ["myst_nb", "sphinx_copybutton", "search_pages"]
 exclude_patterns = ["extra"]
+templates_path = ["templates"]
 
 nb_execution_mode = "off"
 nb_render_markdown_format = "myst"
