@@ -12,7 +12,7 @@ settings = parser["DEFAULT"]
 
 project = html_title = settings["title"]
 author, copyright, release = settings["author"], settings["copyright"], settings["version"]
-extensions = ["myst_nb", "sphinx_copybutton", "search_pages"]
+extensions = ["myst_nb", "sphinx_copybutton", "search_pages", "names"]
 exclude_patterns = ["extra"]
 templates_path = ["templates"]
 

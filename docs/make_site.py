@@ -175,7 +175,7 @@ def write_sources(folder: Path) -> None:
     for file in {file for notebook in pages.values() for cell in notebook.cells if cell.cell_type == "markdown" for file in PICTURE.findall(cell.source)}:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / "nbs" / file, folder / file)
-    for name, text in {**api_pages(EXPORTING), "commands": commands_page()}.items(): (folder / f"{name}.md").write_text(text, encoding="utf-8")
+    for name, text in {**api_pages(EXPORTING, pages), "commands": commands_page()}.items(): (folder / f"{name}.md").write_text(text, encoding="utf-8")
     (extra / "llms.txt").write_text(llms(pages), encoding="utf-8")
 
 

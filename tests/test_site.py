@@ -216,3 +216,52 @@ def test_pages_are_accessible(browser, address, name, scheme):
     found = axe.run(tab, options={"runOnly": ["wcag2a", "wcag2aa"]}).response["violations"]
     context.close()
     assert not [(each["id"], [node["html"][:160] for node in each["nodes"][:4]], len(each["nodes"])) for each in found]
+
+
+@pytest.mark.parametrize("where", ["http", "file"])
+@pytest.mark.parametrize("query, number", [
+    ("learning rate", "45"), ("overfitting", "42"), ("loss is nan", "65"), ("class imbalance", "12"), ("image size", "63"), ("how many epochs", "76"), ("Freezing", "05"),
+    ("batch norm", "06"), ("batchnorm", "06"), ("data leakage", "30"), ("grad-cam", "32"), ("early stopping", "76"), ("fine tune", "14"), ("confidence intervals", "11"),
+    ("size mismatch", "62"), ("resume training", "36"), ("calibration", "33"), ("why does my frozen model drift", "41"), ("set_bn_eval", "06"), ("set bn eval", "06"), ("learn rat", "45")])
+def test_search_ranks_the_page_that_answers_first(tab, address, site, query, number, where):
+    tab.goto((address if where == "http" else site.as_uri()) + f"/search.html?q={query}")
+    first = tab.locator("ul.search > li").first
+    assert first.locator("a").first.inner_text().startswith(f"{number} ")
+    assert len(first.locator(".context").inner_text()) > 30
+
+
+def test_search_shows_where_the_words_are(tab, address):
+    tab.goto(f"{address}/search.html")
+    assert tab.locator("ul.search > li").count() == 0 and tab.locator(".search-summary").inner_text() == ""
+    tab.locator(".search-form input").fill("confusion matrix")
+    word = tab.locator("ul.search > li", has_text="90 Glossary").locator(".context")
+    assert {each.lower() for each in word.locator("mark").all_inner_texts()} == {"confusion", "matrix"}
+    assert word.locator("a").get_attribute("href") == "90_glossary.html#confusion-matrix"
+    tab.locator(".search-form input").fill("xylophone")
+    assert tab.locator("ul.search > li").count() == 0 and tab.locator(".search-summary").inner_text() == "No page has these words."
+
+
+def test_code_leads_to_the_reference(site):
+    page = (site / "08_discriminative_lr.html").read_text()
+    assert '<a class="name" href="api/training.html#transfer_nbs.training.fit"' in page  # imported
+    assert '<a class="name" href="api/discriminative_lr.html#transfer_nbs.discriminative_lr.update_lr"><span class="nf">' in page  # defined here
+    linked = {text for html in site.glob("*.html") for text in re.findall(r'<a class="name" [^>]+>(.*?)</a>', html.read_text())}
+    assert len(linked) > 300 and all(re.fullmatch(r'<span class="n[fce]?">\w+</span>', text) for text in linked)
+
+
+def test_names_mean_what_a_page_says(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    from names import Names, link_code
+    code = ["from transfer_nbs.all import freeze, fit as train\nfrom transfer_nbs.split import split_images", "import transfer_nbs.all as tn",
+            "split_images = 3\nfreeze(tn.unfreeze)\nmodel.freeze(train=train)"]
+    known = Names("06_bn_eval", code)
+    assert known.used == {"transfer_nbs.feature_extractor.freeze", "transfer_nbs.feature_extractor.unfreeze", "transfer_nbs.training.fit"}
+    html = '<div class="highlight-ipython3"><pre>' + "".join(f'<span class="n">{name}</span>{after}' for name, after in [
+        ("freeze", "("), ("tn", '<span class="o">.</span>'), ("unfreeze", ""), ("model", '<span class="o">.</span>'), ("freeze", "("), ("train", '<span class="o">=</span>'), ("train", "")]) + "</pre>"
+    assert re.findall(r'href="(\S+?)"', link_code(html, known, lambda full: full.split(".")[-1])) == ["freeze", "unfreeze", "fit"]
+
+
+def test_reference_names_the_pages_that_use_a_function(site):
+    page = (site / "api" / "bn_eval.html").read_text()
+    lines = [line for line in re.findall(r'<p class="explained">Used in: .*?</p>', page) if "08_discriminative_lr.html" in line]
+    assert lines and not [line for line in lines if "06_bn_eval.html" in line]
