@@ -12,7 +12,7 @@ settings = parser["DEFAULT"]
 
 project = html_title = settings["title"]
 author, copyright, release = settings["author"], settings["copyright"], settings["version"]
-extensions = ["myst_nb", "sphinx_copybutton", "search_pages", "names"]
+extensions = ["myst_nb", "sphinx_copybutton", "search_pages", "names", "explained", "about"]
 exclude_patterns = ["extra"]
 templates_path = ["templates"]
 
@@ -26,6 +26,7 @@ html_math_renderer = "mathml"
 
 smartquotes_action = "qe"  # quotes and ellipses; the dashes of --options stay
 
+html_context = {"unreleased": "\n## Unreleased\n" in (Path(__file__).resolve().parent.parent / "CHANGELOG.md").read_text(encoding="utf-8")}
 html_theme = "furo"
 html_static_path = ["static"]
 html_css_files, html_js_files = ["site.css"], ["site.js"]

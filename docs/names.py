@@ -33,8 +33,8 @@ class Names:
         self.names, self.modules = dict(self.own), {}
         for node in nodes:
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{LIB}."): self.take(node)
-            if isinstance(node, ast.Import):
-                self.modules |= {each.asname: homes(each.name.split(".")[1]) for each in node.names if each.asname and each.name.startswith(f"{LIB}.")}
+            if isinstance(node, ast.ImportFrom) and node.module == LIB:
+                self.modules |= {each.asname or each.name: homes(each.name) for each in node.names if each.name in [*MODULES, "all"]}
         for node in nodes:
             if isinstance(node, ast.arg): self.names.pop(node.arg, None)  # here the name is something else
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and not node.id.isupper(): self.names.pop(node.id, None)
