@@ -31,7 +31,7 @@ def tags(title: str, text: str, address: str) -> str:
 
 def read(app, doctree, docname: str) -> None:
     "Note what a page promises, before its words are explained."
-    if docname != "404": app.descriptions[docname] = description(doctree)
+    if docname != "404": app.descriptions[docname] = "Reference: " * docname.startswith("api/") + description(doctree)
 
 
 def describe(app, pagename: str, templatename: str, context: dict, doctree) -> None:
