@@ -12,8 +12,9 @@ settings = parser["DEFAULT"]
 
 project = html_title = settings["title"]
 author, copyright, release = settings["author"], settings["copyright"], settings["version"]
-extensions = ["myst_nb", "sphinx_copybutton"]
+extensions = ["myst_nb", "sphinx_copybutton", "search_pages", "names", "explained", "about"]
 exclude_patterns = ["extra"]
+templates_path = ["templates"]
 
 nb_execution_mode = "off"
 nb_render_markdown_format = "myst"
@@ -25,6 +26,7 @@ html_math_renderer = "mathml"
 
 smartquotes_action = "qe"  # quotes and ellipses; the dashes of --options stay
 
+html_context = {"unreleased": "\n## Unreleased\n" in (Path(__file__).resolve().parent.parent / "CHANGELOG.md").read_text(encoding="utf-8")}
 html_theme = "furo"
 html_static_path = ["static"]
 html_css_files, html_js_files = ["site.css"], ["site.js"]

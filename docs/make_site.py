@@ -16,6 +16,8 @@ import numpy as np
 from PIL import Image
 from sphinx.cmd.build import main as sphinx
 
+from about import CARD
+from card import draw_card
 from conf import html_baseurl, settings
 from home import home
 from reference import api_pages, commands_page, definitions
@@ -142,7 +144,7 @@ def toctrees(pages: dict) -> str:
     parts = {}
     for name, notebook in pages.items():
         if name != "index": parts.setdefault(PARTS.get(name[0], "More"), []).append(f"{name[:2]} {title_and_promise(notebook)[0]} <{name}>")
-    parts["Reference"] = ["api/index", "commands", *parts.pop("Reference", [])]
+    parts["Reference"] = ["api/index", "commands", "changelog", *parts.pop("Reference", [])]
     return "\n\n".join("```{toctree}\n:hidden:\n:caption: " + caption + "\n\n" + "\n".join(listed) + "\n```" for caption, listed in parts.items())
 
 
@@ -195,8 +197,12 @@ def write_sources(folder: Path) -> None:
     for file in {file for notebook in pages.values() for cell in notebook.cells if cell.cell_type == "markdown" for file in PICTURE.findall(cell.source)}:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / "nbs" / file, folder / file)
-    for name, text in {**api_pages(EXPORTING), "commands": commands_page()}.items(): (folder / f"{name}.md").write_text(text, encoding="utf-8")
+    for name, text in {**api_pages(EXPORTING, pages), "commands": commands_page()}.items(): (folder / f"{name}.md").write_text(text, encoding="utf-8")
     (extra / "llms.txt").write_text(llms(pages), encoding="utf-8")
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").removeprefix("# Changelog\n")
+    (folder / "changelog.md").write_text(f"# Changelog\n\n> What has changed for those who use the package, version by version.\n{changes}", encoding="utf-8")
+    shutil.copy(ROOT / "docs" / "404.md", folder)
+    draw_card(ROOT / "nbs" / "results" / "practice" / "summary.csv", settings["title"], extra / CARD)
 
 
 def build(out: Path) -> int:

@@ -8,11 +8,11 @@ import re
 import tokenize
 from pathlib import Path
 
-import nbformat
 import typer
 from fastcore.docments import docments
 
 from conf import settings
+from names import used_in, users
 
 from transfer_nbs.commands import app
 
@@ -149,19 +149,22 @@ def definitions(tree) -> dict:
 
 def api_pages(
     notebooks: list[Path],  # that export a module each
+    shown: dict,  # all pages by name, as notebooks
 ) -> dict[str, str]:  # name of the page, without ending, and its Markdown
     "A page for each module, and one that lists them."
     pages, listed = {}, []
+    titles = {page: notebook.cells[0].source.splitlines()[0].removeprefix("# ") for page, notebook in shown.items()}
+    used = used_in(shown)
     for path in notebooks:
         name = path.stem.split("_", 1)[1]
         module = importlib.import_module(f"{settings['lib_name']}.{name}")
         found = definitions(ast.parse(Path(module.__file__).read_text(encoding="utf-8")))
-        title = nbformat.read(path, as_version=4).cells[0].source.splitlines()[0].removeprefix("# ")
-        lines = [f"# {settings['lib_name']}.{name}", "", module.__doc__, "", f"Explained in [{title}](../{path.name}).", "", f"```{{py:module}} {module.__name__}\n```", ""]
+        lines = [f"# {settings['lib_name']}.{name}", "", module.__doc__, "", f"Explained in [{titles[path.stem]}](../{path.name}).", "", f"```{{py:module}} {module.__name__}\n```", ""]
         constants = [each for each in module.__all__ if isinstance(found[each], (ast.Assign, ast.AnnAssign))]
         for each in sorted(set(module.__all__) - set(COMMANDS), key=lambda each: (each in constants, module.__all__.index(each))):
             if each not in constants or each == constants[0]: lines += ["", f"## {'Values' if each in constants else each}", ""]
             lines += [*entry(each, found[each], module), f'<p class="explained"><a href="../{path.stem}.html#define-{each}">Where <code>{each}</code> is defined and explained</a></p>', ""]
+            if full := used.get(f"{module.__name__}.{each}"): lines += [users(full, titles), ""]
         commands = [each for each in module.__all__ if each in COMMANDS]
         if commands: lines += [f"The command {' and '.join(f'[`{each}`](../commands.md)' for each in commands)} is in this module too.", ""]
         pages[f"api/{name}"] = "\n".join(lines)

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 import nbformat
 import pandas as pd
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 LOADS = {("img", "src"), ("script", "src"), ("iframe", "src"), ("source", "src"), ("video", "src"), ("audio", "src"), ("embed", "src"), ("object", "data")}
@@ -70,7 +71,7 @@ def test_no_dead_link(pages, site):
         for link in page.links:
             parts = urlsplit(link)
             if parts.scheme or parts.netloc: continue
-            target = (site / name).parent / unquote(parts.path) if parts.path else site / name
+            target = (site / name).parent / unquote(parts.path).removeprefix("/transfer_nbs/") if parts.path else site / name  # 404.html has whole paths
             to = pages.get(target.resolve().relative_to(site.resolve()).as_posix())
             if not target.exists() or (parts.fragment and to and unquote(parts.fragment) not in to.ids): dead.append(f"{name}: {link}")
     assert not dead
@@ -89,7 +90,7 @@ def test_every_figure_says_what_it_shows(pages, site):
 
 def test_headings_are_in_order(pages):
     for name, page in pages.items():
-        if name in ("search.html", "genindex.html"): continue  # Sphinx's own
+        if name == "genindex.html": continue  # Sphinx's own
         assert page.headings.count(1) == 1 and page.headings[0] == 1, name
         assert all(after <= before + 1 for before, after in zip(page.headings, page.headings[1:])), (name, page.headings)
 
@@ -139,12 +140,16 @@ def test_directives(make, source, cells, tags):
 
 @pytest.fixture(scope="session")
 def address(site):
-    "The site on this machine."
-    class Quiet(http.server.SimpleHTTPRequestHandler):
+    "The site on this machine, below the same path as on GitHub Pages, which answers with 404.html for what isn't there."
+    class Pages(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_): pass
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=site)) as server:
+        def translate_path(self, path): return super().translate_path(path.removeprefix("/transfer_nbs"))
+        def send_error(self, code, message=None, explain=None):
+            self.error_message_format = (site / "404.html").read_text().replace("%", "%%")
+            super().send_error(code, message, explain)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Pages, directory=site)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"http://127.0.0.1:{server.server_port}/transfer_nbs"
         server.shutdown()
 
 
@@ -245,3 +250,161 @@ def test_pages_are_accessible(browser, address, name, scheme):
     found = axe.run(tab, options={"runOnly": ["wcag2a", "wcag2aa"]}).response["violations"]
     context.close()
     assert not [(each["id"], [node["html"][:160] for node in each["nodes"][:4]], len(each["nodes"])) for each in found]
+
+
+@pytest.mark.parametrize("where", ["http", "file"])
+@pytest.mark.parametrize("query, number", [
+    ("learning rate", "45"), ("overfitting", "42"), ("loss is nan", "65"), ("class imbalance", "12"), ("image size", "63"), ("how many epochs", "76"), ("Freezing", "05"),
+    ("batch norm", "06"), ("batchnorm", "06"), ("data leakage", "30"), ("grad-cam", "32"), ("early stopping", "76"), ("fine tune", "14"), ("confidence intervals", "11"),
+    ("size mismatch", "62"), ("resume training", "36"), ("calibration", "33"), ("why does my frozen model drift", "41"), ("set_bn_eval", "06"), ("set bn eval", "06"), ("learn rat", "45")])
+def test_search_ranks_the_page_that_answers_first(tab, address, site, query, number, where):
+    tab.goto((address if where == "http" else site.as_uri()) + f"/search.html?q={query}")
+    first = tab.locator("ul.search > li").first
+    assert first.locator("a").first.inner_text().startswith(f"{number} ")
+    assert len(first.locator(".context").inner_text()) > 30
+
+
+def test_search_shows_where_the_words_are(tab, address):
+    tab.goto(f"{address}/search.html")
+    assert tab.locator("ul.search > li").count() == 0 and tab.locator(".search-summary").inner_text() == ""
+    tab.locator(".search-form input").fill("confusion matrix")
+    word = tab.locator("ul.search > li", has_text="90 Glossary").locator(".context")
+    assert {each.lower() for each in word.locator("mark").all_inner_texts()} == {"confusion", "matrix"}
+    assert word.locator("a").get_attribute("href") == "90_glossary.html#confusion-matrix"
+    tab.locator(".search-form input").fill("xylophone")
+    assert tab.locator("ul.search > li").count() == 0 and tab.locator(".search-summary").inner_text() == "No page has these words."
+
+
+def test_code_leads_to_the_reference(site):
+    page = (site / "08_discriminative_lr.html").read_text()
+    assert '<a class="name" href="api/training.html#transfer_nbs.training.fit"' in page  # imported
+    assert '<a class="name" href="api/discriminative_lr.html#transfer_nbs.discriminative_lr.update_lr"><span class="nf">' in page  # defined here
+    linked = {text for html in site.glob("*.html") for text in re.findall(r'<a class="name" [^>]+>(.*?)</a>', html.read_text())}
+    assert len(linked) > 300 and all(re.fullmatch(r'<span class="n[fce]?">\w+</span>', text) for text in linked)
+
+
+def test_names_mean_what_a_page_says(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    from names import Names, link_code
+    code = ["from transfer_nbs.all import freeze, fit as train\nfrom transfer_nbs.split import split_images", "from transfer_nbs import all as tn",
+            "split_images = 3\nfreeze(tn.unfreeze)\nmodel.freeze(train=train)"]
+    known = Names("06_bn_eval", code)
+    assert known.used == {"transfer_nbs.feature_extractor.freeze", "transfer_nbs.feature_extractor.unfreeze", "transfer_nbs.training.fit"}
+    html = '<div class="highlight-ipython3"><pre>' + "".join(f'<span class="n">{name}</span>{after}' for name, after in [
+        ("freeze", "("), ("tn", '<span class="o">.</span>'), ("unfreeze", ""), ("model", '<span class="o">.</span>'), ("freeze", "("), ("train", '<span class="o">=</span>'), ("train", "")]) + "</pre>"
+    assert re.findall(r'href="(\S+?)"', link_code(html, known, lambda full: full.split(".")[-1])) == ["freeze", "unfreeze", "fit"]
+
+
+def test_reference_names_the_pages_that_use_a_function(site):
+    page = (site / "api" / "bn_eval.html").read_text()
+    lines = [line for line in re.findall(r'<p class="explained">Used in: .*?</p>', page) if "08_discriminative_lr.html" in line]
+    assert lines and not [line for line in lines if "06_bn_eval.html" in line]
+
+
+def test_words_are_explained_once_and_in_prose_alone(site, pages):
+    counts = {}
+    for path in site.glob("[0-9]*.html"):
+        page = path.read_text()
+        words = re.findall(r'<span class="term"><a href="(90_glossary\.html#\S+)"', page)
+        assert len(words) == len(set(words)), path.name
+        counts[path.stem] = len(words)
+        for outer in ("h[1-6]", "pre", "code", "table", "a"):
+            assert not [found for found in re.findall(rf"<{outer}[ >](?:(?!</{outer}>).)*", page, re.S) if 'class="term"' in found], (path.name, outer)
+    assert counts["05_feature_extractor"] > 10 and sum(counts.values()) > 400
+    assert counts["90_glossary"] == counts["404"] == 0
+
+
+@pytest.mark.parametrize("word, sentence", [("AdamW", "Adam with a weight decay apart from the gradient, as page 14 uses it."),
+                                            ("freezing", "Keeping parameters from learning, with <code>requires_grad=False</code>."),
+                                            ("interval", "Here a 95% confidence interval: a range around a measured accuracy, made so that in 95 of 100 comparisons "
+                                                         "it holds the accuracy that endless images and seeds would give.")])
+def test_explanation_is_the_first_sentence(monkeypatch, word, sentence):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    from explained import read_glossary
+    assert read_glossary(ROOT / "nbs" / "90_glossary.ipynb")[word] == sentence
+
+
+def test_forms_of_words(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    from explained import pieces
+    words = ["Adam", "AdamW", "BN layer", "accuracy", "freezing", "head", "loss", "winner's curse"]
+    left = set(words)
+    found = pieces("Losses of AdamW, accuracies of frozen BN layers; a head-first, headless adam. The winner’s curse of heads and a head.", dict.fromkeys(words, "."), left)
+    assert re.findall(r'">([^<]+)</a>', "".join(map(str, found))) == ["Losses", "AdamW", "accuracies", "frozen", "BN layers", "winner’s curse", "heads"]
+    assert left == {"Adam"}
+
+
+def test_explanation_appears_on_focus_and_goes_on_escape(tab, address):
+    tab.goto(f"{address}/05_feature_extractor.html")
+    link = tab.locator(".term a", has_text="backbone").first
+    tip = tab.locator("#" + link.get_attribute("aria-describedby"))
+    assert not tip.is_visible()
+    link.focus()
+    tip.wait_for(state="visible")
+    assert tip.inner_text().startswith("The part of a network that turns an image into feature maps")
+    tab.keyboard.press("Escape")
+    tip.wait_for(state="hidden")
+    tab.keyboard.press("Shift+Tab")
+    link.focus()
+    tip.wait_for(state="visible")
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_explanation_appears_without_a_script_and_fits(browser, address, width):
+    context = browser.new_context(java_script_enabled=False, viewport={"width": width, "height": 800})
+    tab = context.new_page()
+    tab.goto(f"{address}/08_discriminative_lr.html")
+    link = tab.locator(".term a", has_text="learning rate").first
+    link.hover()
+    tip = tab.locator(".term:hover .tip")
+    tip.wait_for(state="visible")
+    place, word = tip.bounding_box(), link.bounding_box()
+    context.close()
+    assert place["x"] >= 0 and place["x"] + place["width"] <= width and abs(place["y"] - word["y"] - word["height"]) < 12
+
+
+def test_glossary_reads_as_one(site):
+    assert "highlight" not in re.sub(r"sphinx_highlight|<link[^>]+>", "", (site / "90_glossary.html").read_text())
+
+
+def test_pages_say_what_they_are(site):
+    seen = []
+    for path in [each for folder in ("", "api") for each in (site / folder).glob("*.html") if each.stem not in ("404", "search", "genindex") or folder]:
+        page = path.read_text()
+        said = dict(re.findall(r'<meta (?:name|property)="([^"]+)" content="([^"]*)"', page))
+        assert 20 < len(said["description"]) < 260 and said["og:description"] == said["description"] and "&lt;" not in said["description"], path
+        assert said["og:url"] == f"https://transfer-nbs.github.io/transfer_nbs/{path.relative_to(site)}" and said["og:title"] and said["twitter:card"] == "summary_large_image"
+        assert Image.open(site / said["og:image"].removeprefix("https://transfer-nbs.github.io/transfer_nbs/")).size == (1200, 630)
+        seen.append(said["description"])
+    assert len(seen) == len(set(seen)) > 120
+
+
+def test_map_of_the_site(site, pages):
+    listed = re.findall("<loc>https://transfer-nbs.github.io/transfer_nbs/(.+)</loc>", (site / "sitemap.xml").read_text())
+    assert set(listed) == set(pages) - {"404.html", "search.html", "genindex.html"}
+
+
+def test_wrong_address_gets_a_page_at_any_depth(tab, address, site):
+    missing = []
+    tab.on("response", lambda response: missing.append(response.url) if response.status >= 400 else None)
+    tab.goto(f"{address}/old/and/deep.html")
+    assert tab.locator("h1").inner_text().startswith("There is no such page") and len(missing) == 1
+    tab.locator("article a", has_text="glossary").click()
+    assert tab.url == f"{address}/90_glossary.html"
+    tab.goto(f"{address}/old/and/deep.html")
+    tab.locator("input[name=q]").first.fill("calibration")
+    tab.keyboard.press("Enter")
+    tab.wait_for_selector("ul.search > li")
+
+
+def test_footer_says_the_version(site):
+    version = re.search(r"^version = (.*)", (ROOT / "settings.ini").read_text(), re.M)[1]
+    footer = re.search(r'<p class="version">.*?</p>', (site / "api" / "bn_eval.html").read_text())[0]
+    assert version in footer and 'href="../changelog.html"' in footer
+    assert f'id="{version}"' in (site / "changelog.html").read_text() or f">{version}<a" in (site / "changelog.html").read_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["05_feature_extractor", "08_discriminative_lr", "90_glossary", "404", "changelog", "search.html?q=learning rate#"])
+def test_what_helps_to_find_is_accessible(browser, address, name, scheme):
+    test_pages_are_accessible(browser, address, name, scheme)

@@ -6,3 +6,11 @@ function mend() {
 }
 addEventListener("DOMContentLoaded", mend);
 addEventListener("resize", mend);
+/* An explanation goes away on Escape, until it is asked for again. */
+addEventListener("keydown", event => {
+  if (event.key !== "Escape") return;
+  for (const term of document.querySelectorAll(".term:is(:hover, :focus-within)")) {
+    term.classList.add("dismissed");
+    for (const left of ["mouseleave", "focusout"]) term.addEventListener(left, () => term.classList.remove("dismissed"), { once: true });
+  }
+});
