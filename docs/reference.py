@@ -156,7 +156,7 @@ def api_pages(
         name = path.stem.split("_", 1)[1]
         module = importlib.import_module(f"{settings['lib_name']}.{name}")
         found = definitions(ast.parse(Path(module.__file__).read_text(encoding="utf-8")))
-        title = nbformat.read(path, as_version=4).cells[0].source.splitlines()[0].removeprefix("# ")
+        title = f"{path.name[:2]} " + nbformat.read(path, as_version=4).cells[0].source.splitlines()[0].removeprefix("# ")
         lines = [f"# {settings['lib_name']}.{name}", "", module.__doc__, "", f"Explained in [{title}](../{path.name}).", "", f"```{{py:module}} {module.__name__}\n```", ""]
         constants = [each for each in module.__all__ if isinstance(found[each], (ast.Assign, ast.AnnAssign))]
         for each in sorted(set(module.__all__) - set(COMMANDS), key=lambda each: (each in constants, module.__all__.index(each))):
@@ -185,12 +185,10 @@ def commands_page() -> str:
         shown = [each for each in command.params if each.name != "version"]
         places = [(each.name.upper() + "..." * (each.nargs != 1), each.required) for each in shown if not each.opts[0].startswith("-")]
         places = [place if required else f"[{place}]" for place, required in places]
-        lines += [f"## {name}", "", inspect.cleandoc(command.help), "", "```sh", " ".join([name, *places, "[OPTIONS]"]), "```", "",
-                  "| option | default | meaning |", "|---|---|---|"]
+        lines += [f"## {name}", "", inspect.cleandoc(command.help), "", "```sh", " ".join([name, *places, "[OPTIONS]"]), "```", ""]
         for each in shown:
             default = "" if each.default in (None, "") or each.default is False else str(each.default).replace(",", ", ")
             if isinstance(each.show_default, str): default = each.show_default
             said = ", ".join(each.opts) if each.opts[0].startswith("-") else each.name.upper()
-            lines.append(f"| {code(said)} | {code(default)} | {meaning(each.help)} |")
-        lines.append("")
+            lines += [f"`{said}`" + f" [default: `{default}`]{{.default}}" * bool(default), f": {meaning(each.help)}", ""]
     return "\n".join(lines)
