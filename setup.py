@@ -35,8 +35,8 @@ setup(
     python_requires=f">={settings['min_python']}",
     install_requires=settings["requirements"].split(),
     extras_require={
-        "dev": [requirement for kind in ("dev", "docs", "onnx", "review", "tensorboard", "timm") for requirement in settings[f"{kind}_requirements"].split()],
-        **{kind: settings[f"{kind}_requirements"].split() for kind in ("docs", "kaggle", "onnx", "review", "tensorboard", "timm")},
+        "dev": [requirement for kind in ("dev", "notebooks", "docs", "onnx", "review", "tensorboard", "timm") for requirement in settings[f"{kind}_requirements"].split()],
+        **{kind: settings[f"{kind}_requirements"].split() for kind in ("docs", "kaggle", "notebooks", "onnx", "review", "tensorboard", "timm")},
     },
     entry_points={"console_scripts": settings["console_scripts"].split()},
     zip_safe=False,

@@ -1,10 +1,12 @@
 """How Sphinx makes the website of the pages that `docs/make_site.py` writes. Nothing is executed, and no page asks another host for anything."""
 
 from configparser import ConfigParser
+from html import escape
 from pathlib import Path
 
 from docutils import nodes
 from latex2mathml.converter import convert
+from myst_nb.sphinx_ import HideCodeCellNode
 
 parser = ConfigParser(delimiters=["="], interpolation=None)
 parser.read(Path(__file__).resolve().parent.parent / "settings.ini", encoding="utf-8")
@@ -18,9 +20,8 @@ templates_path = ["templates"]
 
 nb_execution_mode = "off"
 nb_render_markdown_format = "myst"
-nb_code_prompt_show = nb_code_prompt_hide = "The code of this figure"
 nb_ipywidgets_js = {}
-myst_enable_extensions = ["dollarmath", "attrs_inline"]
+myst_enable_extensions = ["dollarmath", "attrs_inline", "deflist"]
 myst_heading_anchors = 3
 html_math_renderer = "mathml"
 
@@ -35,9 +36,12 @@ html_copy_source = False
 html_domain_indices = add_module_names = False
 html_show_sphinx = False
 html_baseurl = f"{settings['doc_host']}{settings['doc_baseurl']}/"
-html_theme_options = {"light_css_variables": {"color-brand-primary": "#0b4f8a", "color-brand-content": "#0b4f8a", "color-brand-visited": "#6a3d8f"},
-                      "dark_css_variables": {"color-brand-primary": "#7fb8ea", "color-brand-content": "#7fb8ea", "color-brand-visited": "#c4a3e6"}}
-pygments_style, pygments_dark_style = "a11y-high-contrast-light", "a11y-high-contrast-dark"
+html_theme_options = {
+    "light_css_variables": {"color-brand-primary": "#0b4f8a", "color-brand-content": "#0b4f8a", "color-brand-visited": "#44607c",
+                            "color-sidebar-link-text--top-level": "var(--color-sidebar-link-text)", "code-font-size": "78.125%"},
+    "dark_css_variables": {"color-brand-primary": "#7fb8ea", "color-brand-content": "#7fb8ea", "color-brand-visited": "#a5b9cc"},
+    "footer_icons": [{"name": "The repository of this project", "url": settings["git_url"], "html": "Repository", "class": "repository"}]}
+pygments_style, pygments_dark_style = "quiet.Light", "quiet.Dark"
 copybutton_exclude = ".linenos, .gp"
 
 
@@ -51,6 +55,16 @@ def block_math(visitor, node):
     raise nodes.SkipNode
 
 
+def open_fold(visitor, node):
+    visitor.body.append(f'<details class="fold">\n<summary>{escape(node["prompt_show"])}</summary>\n')
+
+
+def close_fold(visitor, node):
+    visitor.body.append("</details>\n")
+
+
 def setup(app):
-    "Formulas become MathML, which browsers set themselves: no script, no fonts."
+    """Formulas become MathML, which browsers set themselves: no script, no fonts.
+    Folded code says what it is, in place of MyST-NB's label for screen readers, which is the same for all."""
+    app.add_node(HideCodeCellNode, override=True, html=(open_fold, close_fold))
     app.add_html_math_renderer("mathml", inline_renderers=(inline_math, None), block_renderers=(block_math, None))

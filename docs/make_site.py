@@ -19,6 +19,8 @@ from sphinx.cmd.build import main as sphinx
 from about import CARD
 from card import draw_card
 from conf import html_baseurl, settings
+from downloads import MEASURED, PICTURE, write_download
+from folds import fold
 from home import home
 from reference import api_pages, commands_page, definitions
 
@@ -27,7 +29,7 @@ NOTEBOOKS = sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))
 EXPORTING = [path for path in NOTEBOOKS if '"#| default_exp ' in path.read_text(encoding="utf-8")]  # the others answer a question, or list words
 GIT = f"{settings['git_url']}/blob/{settings['branch']}"
 PARTS = {"0": "The path", "1": "The path", "2": "The workshop", "3": "Your own images", "4": "Questions", **dict.fromkeys("5678", "Machine rooms"), "9": "Reference"}
-PICTURE = re.compile(r"!\[[^]]+\]\(([^):]+)\)")  # in the prose, from a file beside the notebooks
+NUMBERED = re.compile(r"\[(\d\d)\]\((\1_\w+)\.ipynb")  # a link whose text is the number of the page that it leads to
 CHART_WHITE = 0.7  # share of white pixels from which a figure is a chart, whose colours may be turned over for dark mode; pictures have less
 
 
@@ -58,17 +60,6 @@ def content(output) -> io.BytesIO:
     return io.BytesIO(base64.b64decode(next(value for kind, value in output.data.items() if kind.startswith("image/"))))
 
 
-def only_draws(source: str) -> bool:
-    "Whether a cell with a figure can be folded: it defines nothing for the package, and checks nothing."
-    called = {node.func.id for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
-    return "assert " not in source and not any(name.startswith("test") for name in called)
-
-
-def only_imports(source: str) -> bool:
-    "Whether a cell is nothing but a long list of imports, which stands at the top of a page and in the way of its first idea."
-    return source.count("\n") > 5 and all(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.parse(source).body)
-
-
 def convert_code(cell, name: str) -> list:
     "The cells of a page that a notebook's code cell becomes: none where it is hidden, more than one where it shows several figures."
     said, shown = directives(cell.source), figures(cell)
@@ -81,9 +72,8 @@ def convert_code(cell, name: str) -> list:
         raise SystemExit(f"{name}, cell {cell.id}: {len(shown)} figures and {len(alt)} texts for those who can't see them; "
                          "begin the cell with a line `#| fig-alt: what the figure shows` for each")
     exported = any(text.split()[0] in ("export", "exports") for text in said)
-    prompt = "A solution" if "solution" in said else "Imports" if only_imports(source) else None  # None: Sphinx's, for a figure
-    folded = prompt or shown and not exported and only_draws(source)
-    tags = ["remove-input"] if only_output else ["hide-input"] if folded else []
+    prompt = fold(source, said, drawn=bool(shown), shown=bool(cell.outputs), part=name[0])
+    tags = ["remove-input"] if only_output else ["hide-input"] if prompt else []
     cells = []
     if exported: cells.append(nbformat.v4.new_markdown_cell("".join(f'<span id="define-{each}"></span>' for each in definitions(ast.parse(source)))))
     cells.append(nbformat.v4.new_code_cell(source, outputs=[output for output in cell.outputs if output not in shown], metadata={"tags": tags}))
@@ -92,7 +82,7 @@ def convert_code(cell, name: str) -> list:
         if number: cells.append(nbformat.v4.new_code_cell("", outputs=[output], metadata={"tags": ["remove-input"]}))
         else: cells[-1].outputs = cell.outputs if len(shown) == 1 else [each for each in cell.outputs if each not in shown[1:]]
         classes = "drawing" if "image/svg+xml" in output.data else look(content(output))
-        cells[-1].metadata["mystnb"] = {"image": {"alt": text, "classes": classes}}
+        cells[-1].metadata["mystnb"] = {**cells[-1].metadata.get("mystnb", {}), "image": {"alt": text, "classes": classes}}
     return cells
 
 
@@ -112,38 +102,83 @@ def convert_home(notebook, pages: dict) -> None:
     notebook.cells.append(nbformat.v4.new_markdown_cell(toctrees(pages)))
 
 
-def convert_prose(source: str) -> str:
-    "The text of a page: its pictures have a class, and what isn't on the site is linked to where it is."
+def name_links(source: str, titles: dict[str, str]) -> str:
+    "Links that are only a page's number say its title too; those that begin the row of a table, which the title follows, don't."
+    lines = source.split("\n")
+    return "\n".join(line if line.startswith("| [") else NUMBERED.sub(lambda match: f"[{match[1]} {titles[match[2]]}]({match[2]}.ipynb", line) for line in lines)
+
+
+def convert_prose(source: str, titles: dict[str, str]) -> str:
+    "The text of a page: its pictures have a class, links name their pages, and what isn't on the site is linked to where it is."
     source = PICTURE.sub(lambda match: match[0] + "{." + look(ROOT / "nbs" / match[1]) + "}", source)
-    return source.replace("](CONTRIBUTING.md)", f"]({GIT}/CONTRIBUTING.md)")
+    return name_links(source, titles).replace("](CONTRIBUTING.md)", f"]({GIT}/CONTRIBUTING.md)")
 
 
-def convert(path: Path):
+def convert(path: Path, titles: dict[str, str]):
     "The page of a notebook, as a notebook that MyST-NB understands."
     notebook = nbformat.read(path, as_version=4)
     cells = []
     for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if "text/markdown" in output.get("data", {}): output.data["text/markdown"] = name_links(output.data["text/markdown"], titles)
         if cell.cell_type == "code": cells += convert_code(cell, path.name)
         elif re.search(r"!\[\s*\]\(", cell.source): raise SystemExit(f"{path.name}, cell {cell.id}: a picture without a text; write ![what it shows](file)")
-        else: cells.append(nbformat.v4.new_markdown_cell(convert_prose(cell.source)))
+        else: cells.append(nbformat.v4.new_markdown_cell(convert_prose(cell.source, titles)))
     notebook.cells = cells
     notebook.metadata["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
     return notebook
 
 
-def page_links(name: str) -> str:
+def place(name: str, notebook) -> str:
+    "Which page of its part of the book a page is, and how long it takes to read and to run."
+    said = []
+    part = [path.stem for path in NOTEBOOKS if PARTS.get(path.name[0], "More") == PARTS.get(name[0], "More")]
+    if len(part) > 1: said.append(f"{PARTS.get(name[0], 'More')}, {part.index(name) + 1} of {len(part)}")
+    said.append(f"{amount(max(1, round(minutes_to_read(notebook))), 'minute')} to read")
+    if name in MEASURED: said.append(f"about {rounded(MEASURED[name]['seconds'])} to run")
+    return f'<p class="page-place">{" · ".join(said)}</p>'
+
+
+def amount(number: int, unit: str) -> str:
+    "A number with its unit."
+    return f"{number} {unit}" + "s" * (number != 1)
+
+
+def rounded(seconds: float) -> str:
+    "Tens of seconds below a minute, minutes from there."
+    return amount(round(seconds / 60), "minute") if seconds > 55 else amount(max(10, 10 * round(seconds / 10)), "second")
+
+
+def minutes_to_read(notebook) -> float:
+    "180 words, 12 lines of code that stand open, or 2 figures take a minute."
+    prose = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code" and not cell.metadata.tags]
+    drawn = sum(len(figures(cell)) for cell in notebook.cells)
+    return sum(len(text.split()) for text in prose) / 180 + sum(text.count("\n") + 1 for text in code if text) / 12 + drawn / 2
+
+
+def page_links(name: str, *, files: bool) -> str:
     "Where a page can be run, had and mended, and where the module is described that it exports."
-    reference = f' <a href="api/{name[3:-6]}.html">Its reference</a>' if ROOT / "nbs" / name in EXPORTING else ""
-    colab = f"https://colab.research.google.com/github/{settings['user']}/{settings['repo']}/blob/{settings['branch']}/nbs/{name}"
-    return (f'\n\n<p class="page-links"><a href="{colab}">Open in Colab</a> <a href="notebooks/{name}" download>Download the notebook</a> '
-            f'<a href="{settings["git_url"]}/edit/{settings["branch"]}/nbs/{name}">Edit this page</a>{reference}</p>\n\n')
+    colab = f"https://colab.research.google.com/github/{settings['user']}/{settings['repo']}/blob/{settings['branch']}/nbs/{name}.ipynb"
+    links = {"Open in Colab": colab, "Download the notebook": f"notebooks/{name}.ipynb", "With its files (zip)": f"notebooks/{name}.zip" if files else None,
+             "Repository": settings["git_url"], "Edit this page": f"{settings['git_url']}/edit/{settings['branch']}/nbs/{name}.ipynb",
+             "Its reference": f"api/{name[3:]}.html" if ROOT / "nbs" / f"{name}.ipynb" in EXPORTING else None}
+    said = " ".join(f'<a href="{link}"{" download" * link.startswith("notebooks/")}>{text}</a>' for text, link in links.items() if link)
+    return f'<p class="page-links">{said}</p>'
+
+
+def add_header(notebook, name: str, *, files: bool) -> None:
+    "Put the number before the title of a page, and what belongs to its top below the promise."
+    header = f"\n\n{place(name, notebook)}\n{page_links(name, files=files)}\n\n"
+    first = notebook.cells[0]
+    first.source = re.sub(r"\A# (.*\n+(?:>.*(?:\n|\Z))*)", lambda match: f"# [{name[:2]}]{{.number}} {match[1].rstrip()}{header}", first.source)
 
 
 def toctrees(pages: dict) -> str:
     "The pages in the order in which they are read."
     parts = {}
-    for name, notebook in pages.items():
-        if name != "index": parts.setdefault(PARTS.get(name[0], "More"), []).append(f"{name[:2]} {title_and_promise(notebook)[0]} <{name}>")
+    for name in pages:
+        if name != "index": parts.setdefault(PARTS.get(name[0], "More"), []).append(name)
     parts["Reference"] = ["api/index", "commands", "changelog", *parts.pop("Reference", [])]
     return "\n\n".join("```{toctree}\n:hidden:\n:caption: " + caption + "\n\n" + "\n".join(listed) + "\n```" for caption, listed in parts.items())
 
@@ -184,20 +219,20 @@ def write_sources(folder: Path) -> None:
     extra = folder / "extra"
     (extra / "notebooks").mkdir(parents=True)
     (folder / "api").mkdir()
-    pages = {path.stem: convert(path) for path in [ROOT / "nbs" / "index.ipynb", *NOTEBOOKS]}
+    paths = [ROOT / "nbs" / "index.ipynb", *NOTEBOOKS]
+    titles = {path.stem: title_and_promise(nbformat.read(path, as_version=4))[0] for path in paths}
+    pages = {path.stem: convert(path, titles) for path in paths}
+    with_files = {path.stem: write_download(path, extra / "notebooks") for path in NOTEBOOKS}
     for name, notebook in pages.items():
         (extra / f"{name}.md").write_text(plain(notebook), encoding="utf-8")
         inline_drawings(notebook)
         if name == "index": convert_home(notebook, pages)
-        else:
-            first = notebook.cells[0]
-            first.source = re.sub(r"\A(# .*\n+(?:>.*(?:\n|\Z))*)", lambda match: match[1].rstrip() + page_links(f"{name}.ipynb"), first.source)
+        else: add_header(notebook, name, files=with_files[name])
         nbformat.write(notebook, folder / f"{name}.ipynb")
-    for path in NOTEBOOKS: shutil.copy(path, extra / "notebooks")
     for file in {file for notebook in pages.values() for cell in notebook.cells if cell.cell_type == "markdown" for file in PICTURE.findall(cell.source)}:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / "nbs" / file, folder / file)
-    for name, text in {**api_pages(EXPORTING, pages), "commands": commands_page()}.items(): (folder / f"{name}.md").write_text(text, encoding="utf-8")
+    for name, text in {**api_pages(EXPORTING, pages, titles), "commands": commands_page()}.items(): (folder / f"{name}.md").write_text(text, encoding="utf-8")
     (extra / "llms.txt").write_text(llms(pages), encoding="utf-8")
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").removeprefix("# Changelog\n")
     (folder / "changelog.md").write_text(f"# Changelog\n\n> What has changed for those who use the package, version by version.\n{changes}", encoding="utf-8")

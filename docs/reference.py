@@ -150,16 +150,16 @@ def definitions(tree) -> dict:
 def api_pages(
     notebooks: list[Path],  # that export a module each
     shown: dict,  # all pages by name, as notebooks
+    titles: dict[str, str],  # of these pages
 ) -> dict[str, str]:  # name of the page, without ending, and its Markdown
     "A page for each module, and one that lists them."
     pages, listed = {}, []
-    titles = {page: notebook.cells[0].source.splitlines()[0].removeprefix("# ") for page, notebook in shown.items()}
     used = used_in(shown)
     for path in notebooks:
         name = path.stem.split("_", 1)[1]
         module = importlib.import_module(f"{settings['lib_name']}.{name}")
         found = definitions(ast.parse(Path(module.__file__).read_text(encoding="utf-8")))
-        lines = [f"# {settings['lib_name']}.{name}", "", module.__doc__, "", f"Explained in [{titles[path.stem]}](../{path.name}).", "", f"```{{py:module}} {module.__name__}\n```", ""]
+        lines = [f"# {settings['lib_name']}.{name}", "", module.__doc__, "", f"Explained in [{path.stem[:2]} {titles[path.stem]}](../{path.name}).", "", f"```{{py:module}} {module.__name__}\n```", ""]
         constants = [each for each in module.__all__ if isinstance(found[each], (ast.Assign, ast.AnnAssign))]
         for each in sorted(set(module.__all__) - set(COMMANDS), key=lambda each: (each in constants, module.__all__.index(each))):
             if each not in constants or each == constants[0]: lines += ["", f"## {'Values' if each in constants else each}", ""]
@@ -188,12 +188,10 @@ def commands_page() -> str:
         shown = [each for each in command.params if each.name != "version"]
         places = [(each.name.upper() + "..." * (each.nargs != 1), each.required) for each in shown if not each.opts[0].startswith("-")]
         places = [place if required else f"[{place}]" for place, required in places]
-        lines += [f"## {name}", "", inspect.cleandoc(command.help), "", "```sh", " ".join([name, *places, "[OPTIONS]"]), "```", "",
-                  "| option | default | meaning |", "|---|---|---|"]
+        lines += [f"## {name}", "", inspect.cleandoc(command.help), "", "```sh", " ".join([name, *places, "[OPTIONS]"]), "```", ""]
         for each in shown:
             default = "" if each.default in (None, "") or each.default is False else str(each.default).replace(",", ", ")
             if isinstance(each.show_default, str): default = each.show_default
             said = ", ".join(each.opts) if each.opts[0].startswith("-") else each.name.upper()
-            lines.append(f"| {code(said)} | {code(default)} | {meaning(each.help)} |")
-        lines.append("")
+            lines += [f"`{said}`" + f" [default: `{default}`]{{.default}}" * bool(default), f": {meaning(each.help)}", ""]
     return "\n".join(lines)

@@ -39,7 +39,9 @@ def sections(doctree) -> list[dict]:
 def collect(app, doctree, docname: str) -> None:
     "Keep what a page says, before words are explained and code is linked."
     if docname == "404": return
-    app.searched[docname] = dict(page=docname, number=docname[:2] if docname[0].isdigit() else "", keywords=keywords().get(docname, []), sections=sections(doctree))
+    number, found = docname[:2] if docname[0].isdigit() else "", sections(doctree)
+    found[0]["heading"] = found[0]["heading"].removeprefix(f"{number} ")
+    app.searched[docname] = dict(page=docname, number=number, keywords=keywords().get(docname, []), sections=found)
 
 
 def write(app, error) -> None:

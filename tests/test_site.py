@@ -3,11 +3,12 @@
 import ast
 import functools
 import http.server
-import json
 import re
 import subprocess
 import sys
 import threading
+import zipfile
+from configparser import ConfigParser
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -18,6 +19,10 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
+NUMBERED = sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))
+PARSER = ConfigParser(delimiters=["="], interpolation=None)
+PARSER.read(ROOT / "settings.ini", encoding="utf-8")
+SETTINGS = PARSER["DEFAULT"]
 LOADS = {("img", "src"), ("script", "src"), ("iframe", "src"), ("source", "src"), ("video", "src"), ("audio", "src"), ("embed", "src"), ("object", "data")}
 
 
@@ -61,8 +66,40 @@ def test_every_notebook_is_a_page(pages, site):
     for notebook in (ROOT / "nbs").glob("*.ipynb"):
         page = (site / f"{notebook.stem}.html").read_text()
         assert "#| " not in re.sub("<[^>]+>", "", page)
-        assert notebook.stem == "index" or json.loads((site / "notebooks" / notebook.name).read_text()) == json.loads(notebook.read_text())
     assert {path.stem for path in (ROOT / "transfer_nbs").glob("[a-z]*.py")} - {"all"} == {Path(name).stem for name in pages if name.startswith("api/")} - {"index"}
+
+
+def install(notebook):
+    "The extras that a notebook installs in Colab."
+    source = "\n".join(cell.source for cell in nbformat.read(notebook, as_version=4).cells)
+    return re.search(r"pip install -q '\./transfer_nbs\[([\w,]+)\]'", source)[1].split(",")
+
+
+@pytest.mark.parametrize("notebook", NUMBERED, ids=lambda path: path.stem)
+def test_colab_keeps_its_own_jupyter(notebook):
+    "Colab's kernel would not start again after `dev`, which brings another."
+    wanted = [each for extra in install(notebook) for each in SETTINGS[f"{extra}_requirements"].split()]
+    assert "dev" not in install(notebook) and not [each for each in wanted if re.match("jupyter|ipykernel|ipywidgets|notebook", each)]
+
+
+@pytest.mark.parametrize("notebook", NUMBERED, ids=lambda path: path.stem)
+def test_download_is_the_notebook_and_says_what_it_needs(site, notebook):
+    (first, *cells), committed = (nbformat.read(path, as_version=4).cells for path in (site / "notebooks" / notebook.name, notebook))
+    assert cells == [cell for cell in committed if "nbdev_export()" not in cell.source]
+    assert f"transfer_nbs {SETTINGS['version']}:" in first.source and f"transfer_nbs[{','.join(install(notebook))}] @ git+{SETTINGS['git_url']}" in first.source
+    assert (f"{notebook.stem}.zip" in first.source) == (site / "notebooks" / f"{notebook.stem}.zip").exists()
+
+
+@pytest.mark.parametrize("notebook", NUMBERED, ids=lambda path: path.stem)
+def test_zip_holds_what_the_cells_read(site, notebook):
+    "Whatever the cells name that lies beside the notebooks, seen from the notebook's place in the zip."
+    code = "\n".join(cell.source for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code")
+    named = {place for place in re.findall(r"[\"'](results/[^\"'{]+)[\"'{]", code) if (ROOT / "nbs" / place).exists()}
+    packed, page = site / "notebooks" / f"{notebook.stem}.zip", (site / f"{notebook.stem}.html").read_text()
+    assert (f'href="notebooks/{notebook.stem}.zip"' in page) == packed.exists()
+    held = zipfile.ZipFile(packed) if packed.exists() else None
+    assert held is None or held.read(f"nbs/{notebook.name}") == (site / "notebooks" / notebook.name).read_bytes()
+    assert not [place for place in named if not any(name.startswith(f"nbs/{place}") for name in held.namelist())]
 
 
 def test_no_dead_link(pages, site):
@@ -105,7 +142,7 @@ def test_reference_is_of_the_package(site):
     commands = (site / "commands.html").read_text()
     settings = (ROOT / "settings.ini").read_text()
     assert all(f'id="{name.replace("_", "-")}"' in commands for name in re.findall(r"^    (\w+)=", settings, re.M))
-    assert "--valid-fraction" in commands and "<td><p><code class=\"docutils literal notranslate\"><span class=\"pre\">0.2</span>" in commands
+    assert re.search(r"<dt>.*--valid-fraction.*default: .*0\.2.*</dt>", commands)
 
 
 def test_llms_txt_names_what_is_there(site):
@@ -121,13 +158,18 @@ def make(monkeypatch):
     return make_site
 
 
+def called(fold):
+    "The metadata that give a fold its line."
+    return {"code_prompt_show": fold, "code_prompt_hide": fold}
+
+
 def test_figure_without_a_text_is_an_error(make):
     figure = nbformat.v4.new_output("display_data", {"image/png": "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="})
     cell = nbformat.v4.new_code_cell("plt.plot([1, 2]);", outputs=[figure, figure])
     with pytest.raises(SystemExit, match="one.ipynb.*2 figures and 0 texts.*fig-alt"): make.convert_code(cell, "one.ipynb")
     cell.source = "#| fig-alt: a line\n#| fig-alt: another\n" + cell.source
     first, second = make.convert_code(cell, "one.ipynb")
-    assert first.metadata == {"tags": ["hide-input"], "mystnb": {"image": {"alt": "a line", "classes": "picture"}}} and first.source == "plt.plot([1, 2]);"
+    assert first.metadata == {"tags": ["hide-input"], "mystnb": {**called("The code of this figure"), "image": {"alt": "a line", "classes": "picture"}}} and first.source == "plt.plot([1, 2]);"
     assert second.metadata["mystnb"]["image"]["alt"] == "another" and not second.source
 
 
@@ -136,6 +178,52 @@ def test_figure_without_a_text_is_an_error(make):
 def test_directives(make, source, cells, tags):
     found = make.convert_code(nbformat.v4.new_code_cell(source), "one.ipynb")
     assert len(found) == cells and (not cells or found[-1].metadata.tags == tags)
+
+
+FUNCTION = '#| export\ndef close_pairs(hashes):\n    """Pairs of images that are alike. Raises nothing."""\n    pairs = []\n    return pairs'
+
+
+@pytest.mark.parametrize("name, source, fold", [
+    ("54_duplicates.ipynb", FUNCTION, "close_pairs: pairs of images that are alike"),
+    ("05_feature_extractor.ipynb", FUNCTION, ""),
+    ("05_feature_extractor.ipynb", FUNCTION.replace("[]", "[" + "\n" * 40 + "]"), "close_pairs: pairs of images that are alike"),
+    ("54_duplicates.ipynb", "#| export\nSIZE = 16", ""),
+    ("54_duplicates.ipynb", "x = 1\ntest_eq(x, 1)\nassert x", "2 checks, all passed"),
+    ("54_duplicates.ipynb", "assert True", "1 check, passed"),
+    ("05_feature_extractor.ipynb", "assert True", ""),
+    ("54_duplicates.ipynb", "x = 1", ""),
+    ("54_duplicates.ipynb", "#| solution\nassert True", "A solution"),
+    ("54_duplicates.ipynb", "\n".join(["import io"] * 7), "Imports")])
+def test_fold_says_what_it_holds(make, name, source, fold):
+    cell = make.convert_code(nbformat.v4.new_code_cell(source), name)[-1]
+    assert cell.metadata.get("mystnb", called(""))["code_prompt_show"] == fold and cell.metadata.tags == ["hide-input"] * bool(fold)
+
+
+def test_output_of_a_check_stays_in_sight(make):
+    cell = nbformat.v4.new_code_cell("print(1)\nassert True", outputs=[nbformat.v4.new_output("stream", name="stdout", text="1")])
+    assert make.convert_code(cell, "54_duplicates.ipynb")[0].metadata.tags == []
+
+
+def test_links_name_their_pages(make):
+    titles = {"20_clothes": "The practice data", "22_pretrain": "Pretraining"}
+    text = "told ([20](20_clothes.ipynb#cloth)); [the weights](22_pretrain.ipynb)\n| [22](22_pretrain.ipynb) | Pretraining | in [20](20_clothes.ipynb) |"
+    assert make.name_links(text, titles).splitlines()[0] == "told ([20 The practice data](20_clothes.ipynb#cloth)); [the weights](22_pretrain.ipynb)"
+    assert make.name_links(text, titles).splitlines()[1] == text.splitlines()[1]
+
+
+def test_comments_recede_and_can_be_read(make):
+    from quiet import Dark, Light
+    from pygments.token import Comment, Token
+
+    def light(colour):
+        "Relative luminance, as WCAG defines it."
+        parts = [int(colour.lstrip("#")[place:place + 2], 16) / 255 for place in (0, 2, 4)]
+        return sum(share * (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4) for share, part in zip((0.2126, 0.7152, 0.0722), parts))
+
+    for style in (Light, Dark):
+        ground = light(style.background_color)
+        contrasts = [(max(each, ground) + 0.05) / (min(each, ground) + 0.05) for each in (light(style.style_for_token(kind)["color"]) for kind in (Comment, Token))]
+        assert 4.5 <= contrasts[0] < 0.6 * contrasts[1]
 
 
 @pytest.fixture(scope="session")
@@ -233,7 +321,7 @@ def test_drawings_follow_the_colours_of_the_page(tab, address):
 
 def test_code_of_a_figure_unfolds(tab, address):
     tab.goto(f"{address}/08_discriminative_lr.html")
-    folded = tab.locator("details.hide").first
+    folded = tab.locator("details.fold", has_text="The code of this figure").first
     assert not folded.locator("pre").first.is_visible()
     folded.locator("summary").click()
     assert folded.locator("pre").first.is_visible()
@@ -408,3 +496,94 @@ def test_footer_says_the_version(site):
 @pytest.mark.parametrize("name", ["05_feature_extractor", "08_discriminative_lr", "90_glossary", "404", "changelog", "search.html?q=learning rate#"])
 def test_what_helps_to_find_is_accessible(browser, address, name, scheme):
     test_pages_are_accessible(browser, address, name, scheme)
+
+
+def texts(tab, selector):
+    "The texts of elements, without the signs of their links."
+    return tab.eval_on_selector_all(selector, "found => found.map(each => each.textContent.replace('¶', '').trim().replace(/\\s+/g, ' '))")
+
+
+def test_titles_are_the_same_everywhere(tab, address, pages):
+    "In the menu, on the page and on its neighbours' links; and each page says where in its part of the book it is."
+    tab.goto(f"{address}/index.html")
+    menu = dict(zip(tab.eval_on_selector_all(".sidebar-tree li.toctree-l1 > a", "links => links.map(link => link.href)"), texts(tab, ".sidebar-tree li.toctree-l1 > a")))
+    course = [path.stem for path in NUMBERED if path.name[0] in "01"]
+    for notebook in NUMBERED:
+        tab.goto(f"{address}/{notebook.stem}.html")
+        title = "# " + menu[tab.url][3:]
+        assert texts(tab, "h1") == [menu[tab.url]] and menu[tab.url].startswith(f"{notebook.stem[:2]} ") and nbformat.read(notebook, as_version=4).cells[0].source.startswith(title)
+        for link, said in zip(tab.eval_on_selector_all(".related-pages a", "links => links.map(link => link.href)"), texts(tab, ".related-pages .title")):
+            assert said == menu.get(link, "Home")
+        (place,) = texts(tab, ".page-place")
+        if notebook.stem in course: assert place.startswith(f"The path, {course.index(notebook.stem) + 1} of {len(course)} · ")
+        assert re.search(r"\b[1-9]\d? minutes? to read", place)
+        numbers = tab.eval_on_selector_all("article a.reference:not(td:first-child a)", "links => links.map(link => link.textContent)")
+        assert not [said for said in numbers if re.fullmatch(r"\d\d", said)]
+
+
+def test_every_page_leads_to_the_repository(pages):
+    assert not [name for name, page in pages.items() if SETTINGS["git_url"] not in page.links]
+
+
+def test_nothing_is_wider_than_its_box(tab, address, pages):
+    "On a desktop, code of up to 100 columns stands as it is written, and only tables may scroll."
+    tab.set_viewport_size({"width": 1440, "height": 900})
+    wide = []
+    for name in pages:
+        tab.goto(f"{address}/{name}")
+        tab.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+        wide += tab.evaluate("""name => [...document.querySelectorAll("article pre, .cell_output, div.math")].filter(each => !each.querySelector("table"))
+            .filter(each => each.scrollWidth > each.clientWidth).map(each => [name, each.textContent.slice(0, 80)])""", name)
+        wide += tab.evaluate("""name => [...document.querySelectorAll("article pre")].filter(each => {
+            const lines = each.textContent.trimEnd().split("\\n"), look = getComputedStyle(each);
+            return lines.every(line => line.length <= 100) && each.clientHeight - 2 * parseFloat(look.paddingTop) > (lines.length + 0.5) * parseFloat(look.lineHeight);
+        }).map(each => [name, each.textContent.slice(0, 80)])""", name)
+    assert not wide
+
+
+def test_cells_are_quiet(tab, address):
+    "No coloured bars: one accent for links, one for code."
+    for name in ("06_bn_eval", "54_duplicates"):
+        tab.goto(f"{address}/{name}.html")
+        assert set(tab.eval_on_selector_all(".cell_input", "cells => cells.map(cell => getComputedStyle(cell).borderLeftWidth)")) == {"0px"}
+        assert len(set(tab.eval_on_selector_all("article .highlight span:not(.c1, .w)", "spans => spans.map(span => getComputedStyle(span).color)"))) <= 3
+        assert len(set(tab.eval_on_selector_all("summary", "found => found.map(each => getComputedStyle(each).backgroundColor)"))) == 1
+
+
+def test_print_shows_all(tab, address):
+    tab.goto(f"{address}/54_duplicates.html")
+    folded = tab.locator("details.fold .cell_input").first
+    assert not folded.is_visible()
+    tab.emulate_media(media="print")
+    assert folded.is_visible() and folded.bounding_box()["height"] > 100
+    fixed = "[...document.querySelectorAll('body *')].filter(each => ['fixed', 'sticky'].includes(getComputedStyle(each).position) && each.getClientRects().length)"
+    assert tab.evaluate(f"{fixed}.map(each => each.className)") == []
+
+
+def test_folds_are_named_for_screen_readers(tab, address):
+    for name, holds in (("54_duplicates", "find_duplicates: "), ("51_files", "checks, all passed")):
+        tab.goto(f"{address}/{name}.html")
+        assert holds in tab.locator("article").aria_snapshot() and "Toggle hidden content" not in tab.content()
+
+
+def test_link_to_a_definition_opens_its_code(tab, address):
+    tab.goto(f"{address}/54_duplicates.html#define-close_pairs")
+    assert tab.locator("details.fold", has_text="def close_pairs").locator("pre").is_visible()
+
+
+def test_keyboard_skips_the_menu(tab, address):
+    tab.goto(f"{address}/06_bn_eval.html")
+    tab.keyboard.press("Tab")
+    tab.wait_for_function("document.activeElement.matches('.skip-to-content') && document.activeElement.getBoundingClientRect().top >= 0")
+    tab.keyboard.press("Enter")
+    tab.wait_for_function("document.activeElement.matches('article')")
+    tab.keyboard.press("Tab")
+    assert tab.evaluate("document.activeElement.closest('article') !== null")
+
+
+@pytest.mark.parametrize("width", [390, 768, 1440])
+def test_meaning_of_each_option_is_on_the_screen(tab, address, width):
+    tab.set_viewport_size({"width": width, "height": 900})
+    tab.goto(f"{address}/commands.html")
+    assert tab.locator("dl.myst dd").count() > 60
+    assert tab.eval_on_selector_all("dl.myst :is(dt, dd, code, p)", "all => all.every(each => { const box = each.getBoundingClientRect(); return box.left >= 0 && box.right <= innerWidth; })")
