@@ -35,7 +35,7 @@ def lab(tmp_path_factory):
     environment.pop("MPLBACKEND", None)
     environment["TQDM_DISABLE"] = "1"  # but for the test of the bar
     log = (folder / "log").open("w")
-    program = subprocess.Popen([Path(sys.executable).parent / "jupyter", "lab", "nbs", "--no-browser", "--allow-root", f"--port={port}", "--ServerApp.port_retries=0",
+    program = subprocess.Popen([Path(sys.executable).parent / "jupyter", "lab", "nbs/index.ipynb", "--no-browser", "--allow-root", f"--port={port}", "--ServerApp.port_retries=0",
                                 "--IdentityProvider.token=secret"], cwd=project, env=environment, stdout=log, stderr=log)
     address = f"http://127.0.0.1:{port}"
     for _ in range(120):
