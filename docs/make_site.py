@@ -240,6 +240,15 @@ def write_sources(folder: Path) -> None:
     draw_card(ROOT / "nbs" / "results" / "practice" / "summary.csv", settings["title"], extra / CARD)
 
 
+def lighten(built: Path) -> None:
+    "Pictures as WebP, charts without a loss."
+    for file in (built / "_images").glob("*.png"):
+        with Image.open(file) as picture: picture.save(file.with_suffix(".webp"), lossless=bool(is_chart(file)), quality=85)
+        file.unlink()
+    for page in built.rglob("*.html"):
+        page.write_text(re.sub(r'(_images/[\w-]+)\.png"', r'\1.webp"', page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
 def build(out: Path) -> int:
     "Build the site anew; warnings are errors. The exit status of Sphinx."
     with tempfile.TemporaryDirectory() as folder:
@@ -248,6 +257,7 @@ def build(out: Path) -> int:
         status = sphinx(["-q", "-W", "--keep-going", "-c", str(ROOT / "docs"), "-D", f"html_extra_path={source / 'extra'}",
                          "-d", str(Path(folder) / "doctrees"), str(source), str(built)])
         if status == 0:
+            lighten(built)
             (built / ".nojekyll").touch()
             shutil.rmtree(out, ignore_errors=True)
             shutil.copytree(built, out)
