@@ -17,6 +17,7 @@ from sphinx.cmd.build import main as sphinx
 
 from conf import html_baseurl, settings
 from reference import api_pages, commands_page, definitions
+from touch import touchable
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))
@@ -166,6 +167,8 @@ def write_sources(folder: Path) -> None:
     pages = {path.stem: convert(path) for path in [ROOT / "nbs" / "index.ipynb", *NOTEBOOKS]}
     for name, notebook in pages.items():
         (extra / f"{name}.md").write_text(plain(notebook), encoding="utf-8")
+        for cell in notebook.cells:
+            if cell.cell_type == "markdown": cell.source = touchable(cell.source)
         if name == "index": notebook.cells.append(nbformat.v4.new_markdown_cell(toctrees(pages)))
         else:
             first = notebook.cells[0]

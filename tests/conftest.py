@@ -1,7 +1,13 @@
 "What several test files share."
 
+import functools
+import http.server
 import os
 import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
 
 import pytest
 
@@ -35,3 +41,31 @@ def browser(chromium):
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    "The site, built with warnings as errors."
+    out = tmp_path_factory.mktemp("site") / "site"
+    script = Path(__file__).resolve().parent.parent / "docs" / "make_site.py"
+    done = subprocess.run([sys.executable, script, "--out", out], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out
+
+
+@pytest.fixture(scope="session")
+def address(site):
+    "The site on this machine."
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_): pass
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=site)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture
+def tab(browser):
+    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"], color_scheme="light")
+    yield context.new_page()
+    context.close()

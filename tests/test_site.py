@@ -1,13 +1,8 @@
 """The website: made anew, read as files, and used in a real browser."""
 
 import ast
-import functools
-import http.server
 import json
 import re
-import subprocess
-import sys
-import threading
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -35,19 +30,6 @@ class Page(HTMLParser):
         if tag == "a" and "href" in found: self.links.append(found["href"])
         if tag == "img": self.images.append(found)
         if re.fullmatch("h[1-6]", tag): self.headings.append(int(tag[1]))
-
-
-def make_site(out):
-    return subprocess.run([sys.executable, ROOT / "docs" / "make_site.py", "--out", out], capture_output=True, text=True)
-
-
-@pytest.fixture(scope="session")
-def site(tmp_path_factory):
-    "The site, built with warnings as errors."
-    out = tmp_path_factory.mktemp("site") / "site"
-    done = make_site(out)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return out
 
 
 @pytest.fixture(scope="session")
@@ -134,24 +116,6 @@ def test_figure_without_a_text_is_an_error(make):
 def test_directives(make, source, cells, tags):
     found = make.convert_code(nbformat.v4.new_code_cell(source), "one.ipynb")
     assert len(found) == cells and (not cells or found[-1].metadata.tags == tags)
-
-
-@pytest.fixture(scope="session")
-def address(site):
-    "The site on this machine."
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_): pass
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=site)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-@pytest.fixture
-def tab(browser):
-    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"], color_scheme="light")
-    yield context.new_page()
-    context.close()
 
 
 def test_pages_open_without_a_complaint(tab, address, pages):
