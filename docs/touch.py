@@ -1,4 +1,4 @@
-"""What can be touched on a page: `<!-- touch: NAME -->` in a notebook's prose becomes `docs/touch/NAME.html`, filled with its data."""
+"""What can be touched on a page: `<!-- touch: NAME -->` in the prose becomes `docs/touch/NAME.html`, filled with its data; a quiz gets buttons."""
 
 import json
 import re
@@ -9,6 +9,8 @@ from torch import nn
 
 TEMPLATES = Path(__file__).resolve().parent / "touch"
 MARK = re.compile(r"<!-- touch: (\w+) -->")
+QUIZ = "## Quiz\n"  # how a cell with questions begins
+STYLE, SCRIPT = '<link rel="stylesheet" href="_static/touch.css">', '<script src="_static/touch_{name}.js" defer></script>'
 
 
 def moments(values) -> str:
@@ -40,9 +42,25 @@ def filled(name: str) -> str:
     "A template with its data, as MyST takes HTML."
     html = (TEMPLATES / f"{name}.html").read_text(encoding="utf-8")
     for key, value in DATA[name]().items(): html = html.replace(f"{{{key}}}", value)
-    return f"\n````{{raw}} html\n{html}````\n"
+    return f"\n````{{raw}} html\n{STYLE}\n{html}{SCRIPT.format(name=name)}\n````\n"
+
+
+def check_quiz(source: str) -> None:
+    "Each question in bold has its answers in a list, and as many reasons in a folded one, of which one begins with **b) Right.**"
+    for question, rest in re.findall(r"^\*\*(\d+\. .*?)\*\*$(.*?)(?=^\*\*\d+\. |\Z)", source, re.M | re.S):
+        parts = re.fullmatch(r"\s*(.*?)\s*<details><summary>Answer</summary>\s*(.*?)\s*</details>\s*", rest, re.S)
+        answers, reasons = ([line[2:].lstrip("*")[:2] for line in part.splitlines()] for part in parts.groups()) if parts else ((), ())
+        if not 3 <= len(answers) <= 4 or answers != reasons or rest.count(") Right.** ") != 1:
+            raise SystemExit(f"the quiz's question {question!r} needs three or four answers `- a) ...`, and in <details> as many reasons, "
+                             "one of which begins with `- **a) Right.** `")
+
+
+def quiz(source: str) -> str:
+    "The questions with a script that makes buttons of them; without it, the answers are folded away."
+    check_quiz(source)
+    return f'{QUIZ}\n<div class="touch touch-quiz">\n\n{source.removeprefix(QUIZ).strip()}\n\n</div>\n\n{STYLE}\n{SCRIPT.format(name="quiz")}\n'
 
 
 def touchable(source: str) -> str:
     "The prose of a page with what can be touched."
-    return MARK.sub(lambda match: filled(match[1]), source)
+    return quiz(source) if source.startswith(QUIZ) else MARK.sub(lambda match: filled(match[1]), source)

@@ -1,11 +1,15 @@
 """What can be touched on the website, used in a real browser."""
 
 import json
+from pathlib import Path
 
+import nbformat
 import pytest
 import torch
 from torch import nn
 
+ROOT = Path(__file__).resolve().parent.parent
+LESSONS = sorted(path.stem for path in (ROOT / "nbs").glob("[01]*.ipynb"))
 PAGES = ["06_bn_eval"]
 
 
@@ -66,6 +70,65 @@ def test_bn_layer_without_script(browser, site):
     rows = tab.locator("#touch-bn tbody tr:visible").all_inner_texts()
     context.close()
     assert [row.split()[:2] for row in rows][0] == ["0", "0.00"] and len(rows) == 4 and float(rows[3].split()[1]) > 4.5
+
+
+def written_quiz(lesson):
+    "The last cell of a lesson's prose: for each question, what is said of each answer."
+    cells = [cell.source for cell in nbformat.read(ROOT / "nbs" / f"{lesson}.ipynb", as_version=4).cells if cell.cell_type == "markdown"]
+    reasons = [part.split("</details>")[0].strip() for part in cells[-1].split("</summary>")[1:]]
+    assert cells[-1].startswith("## Quiz"), lesson
+    return [text.split("\n") for text in reasons]
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_quiz_checks_every_answer(tab, address, lesson):
+    tab.goto(f"{address}/{lesson}.html")
+    written, forms = written_quiz(lesson), tab.locator(".touch-quiz form").all()
+    assert 2 <= len(written) == len(forms) <= 3
+    for reasons, form in zip(written, forms):
+        answers = form.locator("input").all()
+        assert 3 <= len(answers) == len(reasons) <= 4
+        for letter, answer, reason in zip("abcd", answers, reasons):
+            answer.check()
+            form.locator("button").click()
+            said = form.locator("[role=status]").inner_text()
+            assert said.startswith(f"{letter}) Right." if "Right." in reason else f"No. {letter}) ") and len(said) > 15
+
+
+def test_quiz_works_by_keyboard(tab, address):
+    tab.goto(f"{address}/06_bn_eval.html")
+    form = tab.locator(".touch-quiz form").first
+    form.locator("input").first.focus()
+    tab.keyboard.press("ArrowDown")
+    tab.keyboard.press("Tab")
+    tab.keyboard.press("Enter")
+    assert form.locator("[role=status]").inner_text().startswith("b) Right.")
+    tab.keyboard.press("Shift+Tab")
+    tab.keyboard.press("ArrowDown")
+    assert not form.locator("[role=status]").inner_text()  # not checked yet
+
+
+def test_quiz_without_script(browser, site):
+    context = browser.new_context(java_script_enabled=False)
+    tab = context.new_page()
+    tab.goto((site / "06_bn_eval.html").as_uri())
+    quiz = tab.locator(".touch-quiz")
+    assert quiz.locator("input").count() == 0 and not quiz.get_by_text("Right.").first.is_visible()
+    quiz.locator("summary").first.click()
+    assert quiz.get_by_text("Right.").first.is_visible()
+    context.close()
+
+
+QUESTION = "## Quiz\n\n**1. Which?**\n\n- a) This.\n- b) That.\n- c) None.\n\n<details><summary>Answer</summary>\n\n- a) Not it.\n- **b) Right.** It is.\n- c) One is.\n\n</details>"
+
+
+@pytest.mark.parametrize("before, after", [("- c) One is.\n", ""), ("- c) None.\n", ""), ("**b) Right.**", "b)"), ("- a) Not", "- **a) Right.** Not"), ("- b) That.\n", "- c) That.\n")])
+def test_quiz_that_cannot_be_checked_is_an_error(monkeypatch, before, after):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    from touch import touchable
+    assert "touch-quiz" in touchable(QUESTION)
+    assert before in QUESTION
+    with pytest.raises(SystemExit, match="1. Which.*three or four answers"): touchable(QUESTION.replace(before, after))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
