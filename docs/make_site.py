@@ -23,6 +23,7 @@ from downloads import MEASURED, PICTURE, write_download
 from folds import fold
 from home import home
 from reference import api_pages, commands_page, definitions
+from touch import touchable
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))
@@ -226,6 +227,8 @@ def write_sources(folder: Path) -> None:
     for name, notebook in pages.items():
         (extra / f"{name}.md").write_text(plain(notebook), encoding="utf-8")
         inline_drawings(notebook)
+        for cell in notebook.cells:
+            if cell.cell_type == "markdown": cell.source = touchable(cell.source)
         if name == "index": convert_home(notebook, pages)
         else: add_header(notebook, name, files=with_files[name])
         nbformat.write(notebook, folder / f"{name}.ipynb")

@@ -1,12 +1,7 @@
 """The website: made anew, read as files, and used in a real browser."""
 
 import ast
-import functools
-import http.server
 import re
-import subprocess
-import sys
-import threading
 import zipfile
 from configparser import ConfigParser
 from html.parser import HTMLParser
@@ -42,19 +37,6 @@ class Page(HTMLParser):
         if tag == "a" and "href" in found: self.links.append(found["href"])
         if tag == "img": self.images.append(found)
         if re.fullmatch("h[1-6]", tag): self.headings.append(int(tag[1]))
-
-
-def make_site(out):
-    return subprocess.run([sys.executable, ROOT / "docs" / "make_site.py", "--out", out], capture_output=True, text=True)
-
-
-@pytest.fixture(scope="session")
-def site(tmp_path_factory):
-    "The site, built with warnings as errors."
-    out = tmp_path_factory.mktemp("site") / "site"
-    done = make_site(out)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return out
 
 
 @pytest.fixture(scope="session")
@@ -224,28 +206,6 @@ def test_comments_recede_and_can_be_read(make):
         ground = light(style.background_color)
         contrasts = [(max(each, ground) + 0.05) / (min(each, ground) + 0.05) for each in (light(style.style_for_token(kind)["color"]) for kind in (Comment, Token))]
         assert 4.5 <= contrasts[0] < 0.6 * contrasts[1]
-
-
-@pytest.fixture(scope="session")
-def address(site):
-    "The site on this machine, below the same path as on GitHub Pages, which answers with 404.html for what isn't there."
-    class Pages(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_): pass
-        def translate_path(self, path): return super().translate_path(path.removeprefix("/transfer_nbs"))
-        def send_error(self, code, message=None, explain=None):
-            self.error_message_format = (site / "404.html").read_text().replace("%", "%%")
-            super().send_error(code, message, explain)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Pages, directory=site)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/transfer_nbs"
-        server.shutdown()
-
-
-@pytest.fixture
-def tab(browser):
-    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"], color_scheme="light")
-    yield context.new_page()
-    context.close()
 
 
 def test_pages_open_without_a_complaint(tab, address, pages):
