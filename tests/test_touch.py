@@ -4,13 +4,14 @@ import json
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 ROOT = Path(__file__).resolve().parent.parent
 LESSONS = sorted(path.stem for path in (ROOT / "nbs").glob("[01]*.ipynb"))
-PAGES = ["06_bn_eval"]
+PAGES = ["00_transfer_learning", "06_bn_eval", "20_clothes"]
 
 
 def shown(tab, row):
@@ -72,6 +73,95 @@ def test_bn_layer_without_script(browser, site):
     assert [row.split()[:2] for row in rows][0] == ["0", "0.00"] and len(rows) == 4 and float(rows[3].split()[1]) > 4.5
 
 
+def panels(tab):
+    "What each panel shows: where its points are, and its two percentages."
+    found = tab.locator("#touch-epochs [data-recipe]")
+    return {each.get_attribute("data-recipe"): (each.locator("path").evaluate_all("points => points.map(point => point.style.transform)"),
+                                                each.locator("output").all_inner_texts()) for each in found.all()}
+
+
+def test_features_come_apart(tab, address):
+    recipes = json.loads((ROOT / "nbs" / "results" / "touch" / "features.json").read_text())["recipes"]
+    tab.goto(f"{address}/00_transfer_learning.html")
+    seen = []
+    for epoch in (0, 3, 10):
+        tab.fill("#touch-epochs input", str(epoch))
+        assert tab.inner_text("#touch-epochs output[name=epoch]") == str(epoch)
+        seen.append(panels(tab))
+        for name, (places, percentages) in seen[-1].items():
+            x, y = recipes[name]["points"][epoch][:2]
+            assert places[0].replace(" ", "") == f"translate({x}px,{-y}px)"
+            assert percentages == [f"{100 * recipes[name][each][epoch]:.0f}%" for each in ("accuracy", "between")]
+    first, _, last = seen
+    assert first["bn_eval"][0] == last["bn_eval"][0] == first["full_bn_frozen"][0]
+    assert last["full_bn_frozen"][0] != first["full_bn_frozen"][0] and last["from_scratch"][0] != first["from_scratch"][0]
+    tab.focus("#touch-epochs input")
+    tab.keyboard.press("ArrowLeft")
+    assert tab.inner_text("#touch-epochs output[name=epoch]") == "9"
+
+
+def test_features_without_script(browser, site):
+    context = browser.new_context(java_script_enabled=False)
+    tab = context.new_page()
+    tab.goto((site / "00_transfer_learning.html").as_uri())
+    assert tab.locator("#touch-epochs noscript").is_visible() and not tab.locator("#touch-epochs input").is_visible()
+    assert [len(places) for places, _ in panels(tab).values()] == [80] * 3 and panels(tab)["bn_eval"][1][0] == "81%"
+    context.close()
+
+
+def answers():
+    "The game's images: the right class and the network's, by number; and the names of the classes."
+    found = json.loads((ROOT / "nbs" / "results" / "touch" / "guesses.json").read_text())
+    return [(row["right"], row["said"]) for row in found["images"]], found["classes"]
+
+
+@pytest.mark.parametrize("mistakes", [0, 3])
+def test_game_counts(tab, address, mistakes):
+    images, names = answers()
+    tab.goto(f"{address}/20_clothes.html")
+    assert not tab.locator("#touch-guess [data-part=gallery]").is_visible()  # it has the answers
+    for number, (right, said) in enumerate(images):
+        assert tab.inner_text("#touch-guess [data-part=count]") == f"Image {number + 1} of 10"
+        given = (right + 1) % 10 if number < mistakes else right
+        tab.locator(".touch-answers button").nth(given).click()
+        verdict = tab.inner_text("#touch-guess [role=status]")
+        assert verdict.startswith(f"{'Right' if given == right else 'No'}: {names[right]}. The network said {names[said]}")
+        assert verdict.endswith("and is wrong.") == (said != right)
+        assert tab.locator(".touch-answers button:enabled").count() == 0
+        tab.keyboard.press("Enter")  # on the button for the next image
+    score = sum(right == said for right, said in images)
+    assert tab.inner_text("#touch-guess [data-part=end] p:focus") == f"You {10 - mistakes}, the network {score}."
+    assert tab.locator("#touch-guess tbody tr").count() == 10 and tab.locator("#touch-guess [data-part=mistakes]").is_visible()
+    tab.get_by_role("button", name="Play again").click()
+    assert tab.inner_text("#touch-guess [data-part=count]") == "Image 1 of 10" and not tab.locator("#touch-guess table").is_visible()
+
+
+def test_game_draws_without_looking():
+    "The ten images are those of the seed, whatever the network says of them."
+    labels = [label for label in range(10) for _ in range(80)]
+    drawn = np.random.default_rng(0).choice(800, 10, replace=False)
+    assert [right for right, _ in answers()[0]] == [labels[number] for number in drawn]
+
+
+def test_game_without_script(browser, site):
+    context = browser.new_context(java_script_enabled=False)
+    tab = context.new_page()
+    tab.goto((site / "20_clothes.html").as_uri())
+    first = tab.locator("#touch-guess [data-part=gallery] li").first
+    assert first.locator("img").evaluate("image => image.naturalWidth") == 96 and not tab.locator(".touch-answers").is_visible()
+    (right, _), *_ = answers()[0]
+    first.locator("summary").click()
+    assert first.get_by_text(f"{answers()[1][right]}; the network said").is_visible()
+    context.close()
+
+
+def test_what_is_touched_is_light(site):
+    for name in ("bn", "epochs", "guess"):
+        page = next(text for text in (path.read_text() for path in site.glob("[0-9]*.html")) if f'id="touch-{name}"' in text)
+        data = page.split(f'id="touch-{name}-data">')[1].split("</script>")[0]
+        assert len(data) + len(page.split(f'id="touch-{name}"')[1].split("</section>")[0]) + (site / "_static" / f"touch_{name}.js").stat().st_size < 50_000
+
+
 def written_quiz(lesson):
     "The last cell of a lesson's prose: for each question, what is said of each answer."
     cells = [cell.source for cell in nbformat.read(ROOT / "nbs" / f"{lesson}.ipynb", as_version=4).cells if cell.cell_type == "markdown"]
@@ -119,10 +209,25 @@ def test_quiz_without_script(browser, site):
     context.close()
 
 
-QUESTION = "## Quiz\n\n**1. Which?**\n\n- a) This.\n- b) That.\n- c) None.\n\n<details><summary>Answer</summary>\n\n- a) Not it.\n- **b) Right.** It is.\n- c) One is.\n\n</details>"
+QUESTION = """## Quiz
+
+**1. Which?**
+
+- a) This.
+- b) That.
+- c) None.
+
+<details><summary>Answer</summary>
+
+- a) Not it.
+- **b) Right.** It is.
+- c) One is.
+
+</details>"""
+BREAKS = [("- c) One is.\n", ""), ("- c) None.\n", ""), ("**b) Right.**", "b)"), ("- a) Not", "- **a) Right.** Not"), ("- b) That.\n", "- c) That.\n")]
 
 
-@pytest.mark.parametrize("before, after", [("- c) One is.\n", ""), ("- c) None.\n", ""), ("**b) Right.**", "b)"), ("- a) Not", "- **a) Right.** Not"), ("- b) That.\n", "- c) That.\n")])
+@pytest.mark.parametrize("before, after", BREAKS)
 def test_quiz_that_cannot_be_checked_is_an_error(monkeypatch, before, after):
     monkeypatch.syspath_prepend(ROOT / "docs")
     from touch import touchable
