@@ -17,7 +17,8 @@ PICTURE = re.compile(r"!\[[^]]+\]\(([^):]+)\)")  # in the prose, from a file bes
 def files_read(notebook, name: str) -> list[Path]:
     "The files of the project that a notebook reads, and its pictures."
     pictures = [ROOT / "nbs" / file for cell in notebook.cells if cell.cell_type == "markdown" for file in PICTURE.findall(cell.source)]
-    patterns = MEASURED.get(name, {}).get("reads", [])
+    named = re.findall(r"[\"']results/(\w+)", "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code"))
+    patterns = [*MEASURED.get(name, {}).get("reads", []), *(f"nbs/results/{folder}/**/*" for folder in named)]
     return sorted({*pictures, *(file for pattern in patterns for file in ROOT.glob(pattern) if file.is_file())})
 
 

@@ -10,7 +10,7 @@ from docutils import nodes
 GLOSSARY = "90_glossary"
 FORMS = {"accuracy": "accurac(?:y|ies)", "fine-tuning": "fine-tun(?:e|es|ed|ing)", "freezing": "freez(?:e|es|ing)|frozen", "loss": "loss(?:es)?",
          "overfitting": "overfit(?:s|ting)?", "pretraining": "pretrain(?:ed|ing)", "train and eval mode": "train mode|eval mode"}
-OTHERWISE = {"26_camouflage": {"head"}}  # words that mean something else on a page
+OTHERWISE = {"05_feature_extractor": {"loss"}, "07_bn_trainable": {"loss"}, "26_camouflage": {"head"}, "46_other_guides": {"loss"}}  # words that mean something else on a page
 SILENT = nodes.literal, nodes.reference, nodes.math, nodes.raw, nodes.table, nodes.image
 
 

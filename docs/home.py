@@ -10,7 +10,6 @@ import pandas as pd
 from conf import settings
 
 from transfer_nbs.backbone import get_model
-from transfer_nbs.chart import conclusion
 from transfer_nbs.recipes import BASELINES, FINE_TUNING, TECHNIQUES, find_recipe
 from transfer_nbs.run_folder import read_run
 from transfer_nbs.tables import summarize
@@ -29,18 +28,24 @@ HERO = """<div class="hero">
 git clone {git}
 cd {repo} && python3 -m venv .venv
 .venv/bin/pip install -q .
-.venv/bin/transfer_compare
+.venv/bin/transfer_compare  # on drawn images; or give it your folder
 ```
 
 </div>
 <figure>
 <p class="conclusion">{conclusion}</p>
 {chart}
-<figcaption>{caption}</figcaption>
+<figcaption>
+
+{caption}
+
+</figcaption>
 </figure>
 </div>
 
 ## What moves in each technique?
+
+{finding} Choose a recipe:
 
 {picker}"""
 
@@ -63,6 +68,23 @@ def dots(
                      f'<circle cx="{place(row.mean):.1f}" cy="{y}" r="4" class="{kind}"/>')
     said = "; ".join(f"{row.recipe} {row.mean:.0%}" for row in summary.itertuples())
     return f'<svg class="dots" viewBox="0 0 {WIDTH} {bottom + 20}" role="img" aria-label="Accuracies: {said}">{"".join(drawn)}</svg>'
+
+
+def verdict(summary: pd.DataFrame) -> str:
+    "Which recipes are ahead of all others, and how far."
+    ahead = summary[~summary.verdict.str.startswith("worse")].sort_values("mean", ascending=False)
+    names = ", ".join(ahead.recipe[:-1]) + f" and {ahead.recipe.iloc[-1]}"
+    return f"{len(ahead)} of {len(summary)} recipes lead, with {ahead['mean'].min():.0%} to {ahead['mean'].max():.0%}: {names}"
+
+
+def finding(summary: pd.DataFrame) -> str:
+    "What the drawings and the accuracies say together, as far as it holds."
+    known = [recipe for recipe in (*TECHNIQUES, *FINE_TUNING) if recipe.pretrained]
+    moving = {recipe.name for recipe in known if recipe.bn in ("train", "statistics")}
+    rows = summary[summary.recipe.isin([recipe.name for recipe in known])].sort_values("mean")
+    if set(rows.recipe[:len(moving)]) != moving: raise SystemExit("the recipes that let BN statistics move aren't the last any more: write another sentence in docs/home.py")
+    return (f"Orange boxes are BN statistics, which follow the images even in a backbone that is otherwise frozen. The {len(moving)} pretrained recipes that let them "
+            f"move are the last {len(moving)} in the chart above: they reach at most {rows['mean'].iloc[len(moving) - 1]:.0%}, all others at least {rows['mean'].iloc[len(moving)]:.0%}.")
 
 
 def in_words(recipe) -> str:
@@ -93,11 +115,12 @@ def picker(summary: pd.DataFrame) -> str:
     for name in names:
         row, (page, title) = rows.loc[name], page_of(name)
         drawing = draw_moves(name).data.replace("<svg ", f'<svg role="img" aria-label="{name}: {in_words(find_recipe(name))}" ', 1)
+        said = row.verdict.replace("worse", f"worse than {rows['mean'].idxmax()}").replace("no significant difference", f"no significant difference from {rows['mean'].idxmax()}")
         panels.append(f'<div class="moved {name}">{drawing}<p><strong>{row["mean"]:.1%}</strong> ({row.low:.1%} to {row.high:.1%}) on the photographs of clothes: '
-                      f'{html.escape(row.verdict)}. <a href="{page}.html">{html.escape(title)}</a></p></div>')
+                      f'{html.escape(said)}. Explained in <a href="{page}.html">{html.escape(title)}</a>.</p></div>')
     rules = "".join(f"#moves-{name}:checked~.{name}{{display:block}}#moves-{name}:checked~.buttons [for=moves-{name}]{{background:var(--color-brand-primary);color:var(--color-background-primary)}}"
-                    f"#moves-{name}:focus-visible~.buttons [for=moves-{name}]{{outline:2px solid;outline-offset:2px}}" for name in names)
-    return f'<style>{rules}</style><fieldset class="picker"><legend>Choose a recipe</legend>{choices}<div class="buttons">{buttons}</div>{"".join(panels)}</fieldset>'
+                    f"#moves-{name}:focus-visible~.buttons [for=moves-{name}]{{outline:2px solid var(--color-brand-primary);outline-offset:2px}}" for name in names)
+    return f'<style>{rules}</style><fieldset class="picker"><legend>Recipes</legend>{choices}<div class="buttons">{buttons}</div>{"".join(panels)}</fieldset>'
 
 
 def home(lead: str) -> str:
@@ -105,7 +128,8 @@ def home(lead: str) -> str:
     results, correct = read_run(PHOTOGRAPHS)
     run, summary = json.loads((PHOTOGRAPHS / "run.json").read_text()), summarize(results, correct)
     data, chosen = run["data"], run["settings"]
-    caption = (f"{data['train']} photographs of clothes to train on and {data['valid']} to judge, {chosen['seeds']} seeds, 95% intervals; "
-               f"{chosen['arch']} with ImageNet weights. Grey: significantly worse than the best.")
-    return HERO.format(lead=lead, git=settings["git_url"], repo=settings["repo"], conclusion=conclusion(summary), caption=caption,
-                       chart=dots(summary), picker=picker(summary))
+    caption = (f"Accuracy on photographs of {len(data['classes'])} kinds of clothes, {data['train']} to train on and {data['valid']} to judge; {chosen['arch']} with ImageNet weights, "
+               f"{chosen['size']} px, {chosen['epochs']} epochs, {chosen['seeds']} seeds, 95% intervals. Grey: significantly worse than the highest. model_soup averages "
+               f"{find_recipe('model_soup').soup} training runs. [14 Fine-tuning](14_fine_tuning.ipynb) has the details; `--recipes all` compares all {len(summary)} on your folder.")
+    return HERO.format(lead=lead, git=settings["git_url"], repo=settings["repo"], conclusion=verdict(summary), caption=caption,
+                       chart=dots(summary), finding=finding(summary), picker=picker(summary))

@@ -74,7 +74,7 @@ def convert_code(cell, name: str) -> list:
                          "begin the cell with a line `#| fig-alt: what the figure shows` for each")
     exported = any(text.split()[0] in ("export", "exports") for text in said)
     prompt = fold(source, said, drawn=bool(shown), shown=bool(cell.outputs), part=name[0])
-    tags = ["remove-input"] if only_output else ["hide-input"] if prompt else []
+    tags = ["remove-input"] if only_output else ["hide-cell" if "solution" in said else "hide-input"] if prompt else []
     cells = []
     if exported: cells.append(nbformat.v4.new_markdown_cell("".join(f'<span id="define-{each}"></span>' for each in definitions(ast.parse(source)))))
     cells.append(nbformat.v4.new_code_cell(source, outputs=[output for output in cell.outputs if output not in shown], metadata={"tags": tags}))

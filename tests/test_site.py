@@ -178,7 +178,7 @@ FUNCTION = '#| export\ndef close_pairs(hashes):\n    """Pairs of images that are
     ("54_duplicates.ipynb", "\n".join(["import io"] * 7), "Imports")])
 def test_fold_says_what_it_holds(make, name, source, fold):
     cell = make.convert_code(nbformat.v4.new_code_cell(source), name)[-1]
-    assert cell.metadata.get("mystnb", called(""))["code_prompt_show"] == fold and cell.metadata.tags == ["hide-input"] * bool(fold)
+    assert cell.metadata.get("mystnb", called(""))["code_prompt_show"] == fold and cell.metadata.tags == ["hide-cell" if fold == "A solution" else "hide-input"] * bool(fold)
 
 
 def test_output_of_a_check_stays_in_sight(make):
@@ -273,7 +273,7 @@ def test_home_asks_answers_and_shows_what_moves(browser, address):
 
 def test_drawings_follow_the_colours_of_the_page(tab, address):
     tab.goto(f"{address}/06_bn_eval.html")
-    fill = "getComputedStyle(document.querySelector('svg[aria-label*=bn_eval] rect')).fill"
+    fill = "getComputedStyle(document.querySelector('svg[aria-label*=bn_eval] rect:nth-of-type(2)')).fill"
     light = tab.evaluate(fill)
     while tab.evaluate("document.body.dataset.theme") != "dark": tab.locator(".theme-toggle:visible").first.click()
     assert light == "rgb(228, 233, 238)" and tab.evaluate(fill) == "rgb(46, 52, 59)"
@@ -494,7 +494,7 @@ def test_nothing_is_wider_than_its_box(tab, address, pages):
         tab.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
         wide += tab.evaluate("""name => [...document.querySelectorAll("article pre, .cell_output, div.math")].filter(each => !each.querySelector("table"))
             .filter(each => each.scrollWidth > each.clientWidth).map(each => [name, each.textContent.slice(0, 80)])""", name)
-        wide += tab.evaluate("""name => [...document.querySelectorAll("article pre")].filter(each => {
+        wide += tab.evaluate("""name => [...document.querySelectorAll("article pre")].filter(each => !each.closest(".hero")).filter(each => {
             const lines = each.textContent.trimEnd().split("\\n"), look = getComputedStyle(each);
             return lines.every(line => line.length <= 100) && each.clientHeight - 2 * parseFloat(look.paddingTop) > (lines.length + 0.5) * parseFloat(look.lineHeight);
         }).map(each => [name, each.textContent.slice(0, 80)])""", name)

@@ -101,7 +101,7 @@ _HELP = dict(
            "validation loss stops falling.",
     size="Height and width that the network sees, in pixels.",
     batch_size="Images in a batch.",
-    lr="Learning rate of the head at the start of a phase. It falls to 0 along a cosine.",
+    lr="Learning rate, of which a recipe gives shares to head and backbone. It falls to about 0.",
     arch="A network of torchvision, such as resnet34 or mobilenet_v2, or of timm, such as "
          "timm/convnext_atto.d2_in1k.",
     weights="Pretrained weights: imagenet, the choice for photographs, downloaded once; bundled, "

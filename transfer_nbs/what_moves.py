@@ -11,7 +11,7 @@ from torch import nn
 
 from .backbone import bn_layers, get_model, linear_head
 from .recipes import TECHNIQUES, find_recipe
-from .training import Recipe, adam_cosine
+from .training import Recipe
 from .training_run import phase_rates
 
 # %% ../nbs/82_what_moves.ipynb #moves-11
@@ -57,7 +57,7 @@ def what_moves(
 
 # %% ../nbs/82_what_moves.ipynb #moves-16
 _STAGES = ("stem", "layer1", "layer2", "layer3", "layer4", "head")
-_COLOURS = {"stays": "#e4e9ee", "learns": "#0b4f8a", "learns slowly": "#8db7da", "follows the images": "#d9822b"}
+_COLOURS = {"stays": "#dde3e9", "learns": "#0b4f8a", "learns slowly": "#8db7da", "follows the images": "#d9822b"}
 
 
 def _does(move: float | str | None) -> str:
@@ -84,7 +84,7 @@ def _network(y, moves) -> str:
         move = _most(moves.get((stage, kind), ()))
         return _box(x, y, width, height, _does(move), move if rate else None)
 
-    drawn = box(420, y + 8, 70, 30, "head", "head")
+    drawn = box(420, y + 9, 70, 30, "head", "head")
     for place, stage in enumerate(_STAGES[:-1]):
         x, top, half = 84 * place, y + 2.5 * place, 22 - 2.5 * place
         drawn += box(x, top, 54, 2 * half + 2, stage, "filters")
@@ -96,9 +96,8 @@ def _network(y, moves) -> str:
 def _remarks(recipe: Recipe) -> str:
     "What boxes can't show."
     said = [] if recipe.pretrained else ["random weights"]
-    if recipe.head is not linear_head: said.append(recipe.head.__name__)
-    if recipe.start: said.append(f"{recipe.start.__name__} first")
-    if recipe.optimizer is not adam_cosine: said.append(recipe.optimizer.__name__)
+    if recipe.head is not linear_head: said.append(f"with {recipe.head.__name__}")
+    if recipe.start: said.append(f"begins with {recipe.start.__name__}")
     return ", ".join(said + [f"mean of {recipe.soup} runs"] * (recipe.soup > 1))
 
 
@@ -111,8 +110,9 @@ def draw_moves(
         model = get_model("resnet18", 10, head=recipe.head, size=48)
         phases, y = phase_moves(recipe, model), y + 18
         drawn += [_text(0, y, recipe.name, 'font-weight="600"'), _text(490, y, _remarks(recipe), 'text-anchor="end"')]
-        for moves in phases:
+        for number, moves in enumerate(phases, 1):
             found = {}
+            if len(phases) > 1: drawn.append(_text(455, y + 12, f"phase {number}", 'text-anchor="middle"'))
             for name, move in moves.items():
                 stage = next((stage for stage in _STAGES[1:] if stage in name.split(".")), "stem")
                 found.setdefault((stage, kind_of(model, name)), []).append(move)
@@ -121,5 +121,6 @@ def draw_moves(
     for x, does in zip((0, 70, 148, 264), _COLOURS):
         drawn += [_box(x, y + 4, 14, 14, does), _text(x + 20, y + 15, does)]
     drawn.append(_text(0, y + 35, "large boxes: filters; beside them BN weights (above) and BN statistics (below)"))
-    return SVG(f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 500 {y + 42}" width="500" style="max-width: 100%; '
+    drawn.append(_text(0, y + 52, "lr/20: a twentieth of the learning rate; rows are phases, one after the other"))
+    return SVG(f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 500 {y + 60}" width="500" style="max-width: 100%; '
                f'font-family: system-ui, sans-serif; background: var(--moves-paper, #fff)">{"".join(drawn)}</svg>')
