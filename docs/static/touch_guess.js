@@ -21,7 +21,7 @@
     guesses.push(answer);
     for (const button of buttons) button.disabled = true;
     find("[role=status]").textContent = `${answer === right ? "Right" : "No"}: ${classes[right]}. ` +
-      `The network said ${classes[said]}, ${Math.round(100 * sure)}% sure${said === right ? "" : ", and is wrong"}.`;
+      `The network said ${classes[said]}, ${sure > 0.99 ? "over 99" : Math.round(100 * sure)}% sure${said === right ? "" : ", and is wrong"}.`;
     next.textContent = guesses.length < images.length ? "Next image" : "The result";
     next.hidden = false;
     next.focus();
