@@ -18,9 +18,9 @@ def keywords() -> dict[str, list[str]]:
     return {name: phrases.split(", ") for name, phrases in (line.split(": ", 1) for line in lines)}
 
 
-def home(node) -> nodes.Element:
-    "The section that a node is in."
-    while not isinstance(node, nodes.section | nodes.document): node = node.parent
+def home(node) -> nodes.Element | None:
+    "The section that a node is in; None in a folded solution, which MyST-NB hangs up loosely."
+    while node is not None and not isinstance(node, nodes.section | nodes.document): node = node.parent
     return node
 
 
