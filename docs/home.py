@@ -83,8 +83,8 @@ def finding(summary: pd.DataFrame) -> str:
     moving = {recipe.name for recipe in known if recipe.bn in ("train", "statistics")}
     rows = summary[summary.recipe.isin([recipe.name for recipe in known])].sort_values("mean")
     if set(rows.recipe[:len(moving)]) != moving: raise SystemExit("the recipes that let BN statistics move aren't the last any more: write another sentence in docs/home.py")
-    return (f"Orange boxes are BN statistics, which follow the images even in a backbone that is otherwise frozen. The {len(moving)} pretrained recipes that let them "
-            f"move are the last {len(moving)} in the chart above: they reach at most {rows['mean'].iloc[len(moving) - 1]:.0%}, all others at least {rows['mean'].iloc[len(moving)]:.0%}.")
+    return ("Orange boxes are BN statistics, which follow the images even in a backbone that is otherwise frozen. Every pretrained recipe that lets them move is "
+            f"behind every one that holds them: {rows['mean'].iloc[len(moving) - 1]:.0%} at most, against {rows['mean'].iloc[len(moving)]:.0%} at least.")
 
 
 def in_words(recipe) -> str:
