@@ -22,7 +22,7 @@ WIDTH, LEFT, ROW = 470, 206, 18  # of the chart, of its names, of one of its row
 HERO = """<div class="hero">
 <div>
 <p class="lead">{lead}</p>
-<p class="doors"><a href="00_transfer_learning.html">Learn</a> <a href="12_your_images.html">Your images</a> <a href="#questions">A question</a></p>
+<p class="doors"><a href="00_transfer_learning.html">Learn</a> <a href="#on-your-own-images">Your images</a> <a href="#questions">A question</a></p>
 
 ```sh
 git clone {git}
@@ -84,7 +84,8 @@ def finding(summary: pd.DataFrame) -> str:
     rows = summary[summary.recipe.isin([recipe.name for recipe in known])].sort_values("mean")
     if set(rows.recipe[:len(moving)]) != moving: raise SystemExit("the recipes that let BN statistics move aren't the last any more: write another sentence in docs/home.py")
     return ("Orange boxes are BN statistics, which follow the images even in a backbone that is otherwise frozen. Every pretrained recipe that lets them move is "
-            f"behind every one that holds them: {rows['mean'].iloc[len(moving) - 1]:.0%} at most, against {rows['mean'].iloc[len(moving)]:.0%} at least.")
+            f"behind every one that holds them: {rows['mean'].iloc[len(moving) - 1]:.0%} at most, against {rows['mean'].iloc[len(moving)]:.0%} at least. "
+            "(The network drawn is a resnet18; the accuracies are those of the chart's.)")
 
 
 def in_words(recipe) -> str:
@@ -105,7 +106,7 @@ def page_of(name: str) -> tuple[str, str]:
 def picker(summary: pd.DataFrame) -> str:
     "A row of buttons for each family of recipes, and what the chosen one moves; without a script."
     rows = summary.set_index("recipe")
-    families = {"The article": TECHNIQUES, "Baselines": BASELINES, "Fine-tuning": FINE_TUNING}
+    families = {'<a href="#the-article-s-own-run">The article</a>': TECHNIQUES, "Baselines": BASELINES, "Fine-tuning": FINE_TUNING}
     names = [recipe.name for family in families.values() for recipe in family]
     chosen = "feature_extractor"
     choices = "".join(f'<input type="radio" name="recipe" id="moves-{name}"{" checked" * (name == chosen)}>' for name in names)
@@ -130,6 +131,6 @@ def home(lead: str) -> str:
     data, chosen = run["data"], run["settings"]
     caption = (f"Accuracy on photographs of {len(data['classes'])} kinds of clothes, {data['train']} to train on and {data['valid']} to judge; {chosen['arch']} with ImageNet weights, "
                f"{chosen['size']} px, {chosen['epochs']} epochs, {chosen['seeds']} seeds, 95% intervals. Grey: significantly worse than the highest. model_soup averages "
-               f"{find_recipe('model_soup').soup} training runs. [14 Fine-tuning](14_fine_tuning.ipynb) has the details; `--recipes all` compares all {len(summary)} on your folder.")
+               f"{find_recipe('model_soup').soup} training runs. [14 Fine-tuning](14_fine_tuning.ipynb) has the details; `--recipes all` compares them on your folder.")
     return HERO.format(lead=lead, git=settings["git_url"], repo=settings["repo"], conclusion=verdict(summary), caption=caption,
                        chart=dots(summary), finding=finding(summary), picker=picker(summary))

@@ -258,7 +258,7 @@ def test_home_asks_answers_and_shows_what_moves(browser, address):
     tab.goto(f"{address}/index.html")
     assert tab.locator("h1").inner_text().startswith("Which way of fine-tuning is best on your images")
     assert [door.split(".html")[0] for door in tab.eval_on_selector_all(".doors a", "doors => doors.map(door => door.getAttribute('href'))")] == [
-        "00_transfer_learning", "12_your_images", "#questions"]
+        "00_transfer_learning", "#on-your-own-images", "#questions"]
     summary = pd.read_csv(ROOT / "nbs" / "results" / "fine_tuning" / "clothing" / "summary.csv").set_index("recipe")
     assert set(tab.locator(".dots .name").all_text_contents()) == set(summary[~summary.verdict.str.startswith("same as")].index)  # a recipe that is another on this network has no line
     for name in ("bn_eval", "model_soup"):
