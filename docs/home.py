@@ -1,5 +1,6 @@
 """The top of the site's home page: the question, three doors, a comparison as the answer, and what moves in each recipe."""
 
+import functools
 import html
 import json
 import re
@@ -97,10 +98,16 @@ def in_words(recipe) -> str:
 
 def page_of(name: str) -> tuple[str, str]:
     "The notebook that defines a recipe, and its number and title."
-    for path in sorted((ROOT / "nbs").glob("[01]*.ipynb")):
-        text = "\n".join("".join(cell["source"]) for cell in json.loads(path.read_text(encoding="utf-8"))["cells"])
+    for path, text in sources().items():
         if re.search(rf'(Recipe\(|name=)"{name}"', text): return path.stem, f"{path.stem[:2]} {re.search('^# (.*)', text, re.M)[1]}"
     raise SystemExit(f"no page defines the recipe {name}")
+
+
+@functools.cache
+def sources() -> dict[Path, str]:
+    "The cells of the course's notebooks, one below the other."
+    paths = sorted((ROOT / "nbs").glob("[01]*.ipynb"))
+    return {path: "\n".join("".join(cell["source"]) for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]) for path in paths}
 
 
 def picker(summary: pd.DataFrame) -> str:

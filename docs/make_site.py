@@ -48,7 +48,7 @@ def is_chart(
     picture,  # a file, or something to read from
 ) -> bool:
     "Whether a figure is lines on white, rather than pictures side by side."
-    return (np.asarray(Image.open(picture).convert("RGB")).min(axis=2) > 245).mean() >= CHART_WHITE
+    return bool((np.asarray(Image.open(picture).convert("RGB")).min(axis=2) > 245).mean() >= CHART_WHITE)
 
 
 def look(picture) -> str:
@@ -246,7 +246,7 @@ def write_sources(folder: Path) -> None:
 def lighten(built: Path) -> None:
     "Pictures as WebP, charts without a loss."
     for file in (built / "_images").glob("*.png"):
-        with Image.open(file) as picture: picture.save(file.with_suffix(".webp"), lossless=bool(is_chart(file)), quality=85)
+        with Image.open(file) as picture: picture.save(file.with_suffix(".webp"), lossless=is_chart(file), quality=85)
         file.unlink()
     for page in built.rglob("*.html"):
         page.write_text(re.sub(r'(_images/[\w-]+)\.png"', r'\1.webp"', page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -250,9 +250,9 @@ def test_size_is_bounded(tmp_path):
     assert len(fill_template("review_training.html", _training_facts(history))) < 1.5e6 and "50 of 5000 epochs" in fill_template("review_training.html", _training_facts(history))
 
 
-def told(right_of):
+def told(right_of, split="valid"):
     "The headline of a page about 60 images of class a and 40 of class b, so many of each of them right."
-    rows = pd.DataFrame({"class": ["a"] * 60 + ["b"] * 40, "split": "valid", "answer": ["a"] * right_of["a"] + ["b"] * (100 - right_of["a"] - 40 + right_of["b"]) + ["a"] * (40 - right_of["b"])})
+    rows = pd.DataFrame({"class": ["a"] * 60 + ["b"] * 40, "split": split, "answer": ["a"] * right_of["a"] + ["b"] * (100 - right_of["a"] - 40 + right_of["b"]) + ["a"] * (40 - right_of["b"])})
     facts = _number_facts(rows.assign(file="f", probability=0.5, label_probability=0.5), ("a", "b")) | _training_facts(None)
     facts |= dict(title="t", architecture="resnet18", head="linear_head", recipe="bn_eval", size=32, temperature=1.0, learned=10, unreadable=0, errors=[], judged=100,
                   date="2026-01-31", version="1.2.3", worst=[], wrong=0, suspects=[], suspected=0, right_looks=None, no_map=False)
@@ -264,6 +264,7 @@ def told(right_of):
 def test_headline_holds_the_model_against_the_commonest_class(right, said):
     headline, header = told(right)
     assert headline.startswith(f"{sum(right.values())}.0% of 100 validation images") and said in headline and "right on 60.0%" in headline
+    assert told(right, split="later")[0].startswith(f"{sum(right.values())}.0% of 100 later images")
     assert "2026-01-31" in header and "transfer_nbs 1.2.3" in header and "10 training images" in header
 
 
